@@ -1,0 +1,135 @@
+"""Low-level pathway: the encoder f, its patches, and the distance to pristine statistics.
+
+Method: "Learning Generalizable Perceptual Representations for Data-Efficient No-Reference Image Quality Assessment"
+(GRepQ, WACV 2024, https://arxiv.org/abs/2312.04838), section 3.1.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models import resnet18
+
+FEATURES = 128
+"""Length of a low-level feature vector."""
+
+
+class LowLevelEncoder(nn.Module):
+    """ResNet-18 with a two-layer head, the network f of the paper (section 3.1).
+
+    Maps ``(N, 3, H, W)`` RGB in [0, 1], without mean/std normalisation, to ``(N, 128)`` features that are not
+    L2-normalised. Any size that ResNet-18 takes will do: 96x96 patches for the zero-shot score, whole images for features.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = resnet18(weights=None)
+        self.backbone.fc = nn.Identity()
+        self.head = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, FEATURES))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.backbone(x))
+
+
+class LowLevelPathway(nn.Module):
+    """Distance of an image's patches to pristine patches, in the feature space of f (paper section 3.3).
+
+    Args:
+        patch_size: side of a square patch in pixels.
+        patch_stride: distance between neighbouring patches in pixels; a remainder at the right or bottom edge is dropped.
+        ridge: multiple of the identity added to the mean covariance before it is inverted.
+        distance_scale: the distance is divided by it before the sigmoid.
+        chunk_size: patches that go through f at once. It bounds memory and does not change what is computed.
+
+    Attributes:
+        pristine_mean: ``(128,)`` float64 mean of the features of pristine patches.
+        pristine_cov: ``(128, 128)`` float64 unbiased covariance of the same features.
+    """
+
+    def __init__(
+        self,
+        patch_size: int = 96,
+        patch_stride: int = 48,
+        ridge: float = 1e-3,
+        distance_scale: float = 100.0,
+        chunk_size: int = 64,
+    ) -> None:
+        super().__init__()
+        for name, value in {"patch_size": patch_size, "patch_stride": patch_stride, "chunk_size": chunk_size}.items():
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name, value in {"ridge": ridge, "distance_scale": distance_scale}.items():
+            if not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")
+        self.patch_size, self.patch_stride, self.chunk_size = patch_size, patch_stride, chunk_size
+        self.ridge, self.distance_scale = ridge, distance_scale
+        self.encoder = LowLevelEncoder()
+        self.register_buffer("pristine_mean", torch.zeros(FEATURES, dtype=torch.float64))
+        self.register_buffer("pristine_cov", torch.eye(FEATURES, dtype=torch.float64))
+
+    def _apply(self, fn, recurse=True):
+        # The statistics stay float64 under .half() and .to(dtype): an inverse of a rounded covariance is another metric.
+        exact = {name: self._buffers[name] for name in ("pristine_mean", "pristine_cov")}
+        super()._apply(fn, recurse)
+        for name, value in exact.items():
+            self._buffers[name] = value.to(self._buffers[name].device)
+        return self
+
+    def patch_features(self, x: Tensor) -> Tensor:
+        """Features of every patch: ``(N, 3, H, W)`` in [0, 1], both sides at least `patch_size` -> ``(N, h, w, 128)``."""
+        size, stride = self.patch_size, self.patch_stride
+        patches = x.unfold(2, size, stride).unfold(3, size, stride).permute(0, 2, 3, 1, 4, 5)  # a view, nothing copied
+        n, h, w = patches.shape[:3]
+        index = torch.arange(n * h * w, device=x.device)
+        chunks = [
+            self.encoder(patches[part // (h * w), part // w % h, part % w]) for part in index.split(self.chunk_size)
+        ]
+        return torch.cat(chunks).view(n, h, w, FEATURES)
+
+    def distance(self, features: Tensor) -> Tensor:
+        """Distance between patch features and the pristine statistics: ``(..., P, 128)`` -> ``(...)`` float64, >= 0.
+
+        Equation (9) of the paper, that is NIQE's distance on learned features. One patch has a zero covariance.
+        """
+        z = features.double()
+        mean = z.mean(-2)
+        centred = z - mean.unsqueeze(-2)
+        cov = centred.mT @ centred / max(z.shape[-2] - 1, 1)
+        eye = torch.eye(FEATURES, dtype=z.dtype, device=z.device)
+        pooled = (self.pristine_cov + cov) / 2 + self.ridge * eye
+        whitened = torch.linalg.solve_triangular(
+            torch.linalg.cholesky(pooled), (self.pristine_mean - mean).unsqueeze(-1), upper=False
+        )
+        # The clamp keeps the square root's gradient finite where an image equals the pristine mean.
+        return whitened.square().sum((-2, -1)).clamp_min(1e-24).sqrt()
+
+    def quality(self, distance: Tensor) -> Tensor:
+        """Q_L of a distance: 1 - sigmoid(d / 100), in (0, 0.5], higher is better."""
+        return torch.sigmoid(-distance / self.distance_scale)
+
+    def quality_map(self, x: Tensor) -> Tensor:
+        """Distance of each patch on its own: ``(N, 3, H, W)`` -> ``(N, 1, h, w)`` float64, lower is better."""
+        z = self.patch_features(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.distance(z.unsqueeze(-2)).unsqueeze(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Distance of each image: ``(N, 3, H, W)`` in [0, 1] -> ``(N,)`` float64, lower is better."""
+        z = self.patch_features(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return self.distance(z.flatten(1, 2))
+
+
+def pad_to(x: Tensor, size: int) -> Tensor:
+    """Pad ``(N, 3, H, W)`` symmetrically to at least `size` on each side.
+
+    Mirrors the image where it is large enough to be mirrored, and repeats its edge where it is not.
+    """
+    for dim in (-1, -2):
+        missing = max(size - x.shape[dim], 0)
+        before, after = missing // 2, missing - missing // 2
+        if missing:
+            pad = [before, after, 0, 0] if dim == -1 else [0, 0, before, after]
+            x = F.pad(x, pad, mode="reflect" if after < x.shape[dim] else "replicate")
+    return x

@@ -1,0 +1,203 @@
+"""Training of the low-level encoder with the quality-aware contrastive loss (paper section 3.1)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import time
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+
+import cv2
+import torch
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from grepq_metric.low_level import LowLevelEncoder
+from grepq_metric.training.data import ContrastiveDataset, Recipe, list_photos
+from grepq_metric.training.losses import quality_aware_contrastive_loss
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LowLevelTraining:
+    """Hyper-parameters of a run; the defaults are the paper's.
+
+    Attributes:
+        recipe: what a sample is made of.
+        batch: contents in a step.
+        epochs: passes over the photos; ignored where `steps` is given.
+        steps: optimizer steps.
+        lr: learning rate at the start; it falls to `final_lr` along a cosine.
+        final_lr: learning rate at the end.
+        weight_decay: of AdamW.
+        temperature: of the contrastive loss.
+        precision: ``bf16`` (autocast) or ``fp32``.
+        seed: of the initial weights and of the samples.
+    """
+
+    recipe: Recipe = Recipe()
+    batch: int = 8
+    epochs: int = 15
+    steps: int | None = None
+    lr: float = 1e-4
+    final_lr: float = 1e-6
+    weight_decay: float = 0.05
+    temperature: float = 0.5
+    precision: str = "bf16"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("bf16", "fp32"):
+            raise ValueError(f"precision must be bf16 or fp32, got {self.precision!r}")
+        for name in ("batch", "epochs", "lr", "temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+
+def train_low_level(
+    folders: list[Path],
+    out: Path,
+    training: LowLevelTraining,
+    *,
+    resume: bool = False,
+    device: str = "cpu",
+    workers: int = 2,
+    checkpoint_every: int = 100,
+    cache: Path | None = None,
+    stop_after: int | None = None,
+) -> LowLevelEncoder:
+    """Train an encoder on the photos in `folders`.
+
+    Writes into ``out/training``: ``run.json`` (hyper-parameters, photos, seed, versions), ``log.jsonl`` (a line a step) and
+    ``checkpoint.pt``. A resumed run sees the same samples and takes the same steps as one that was never stopped: bit for
+    bit on one machine, device and thread count.
+
+    Args:
+        folders: folders of photos, searched recursively.
+        out: folder of the run.
+        training: hyper-parameters.
+        resume: continue from ``checkpoint.pt``; without one, start.
+        device: torch device.
+        workers: processes that prepare samples.
+        checkpoint_every: steps between checkpoints.
+        cache: folder for FSIM similarities; ``out/training/fsim`` by default. Runs may share it.
+        stop_after: stop at this step, with a checkpoint; the learning rate still follows the whole run.
+
+    Raises:
+        FileExistsError: `out` already holds a run and `resume` is false.
+        ValueError: the checkpoint belongs to a run with other hyper-parameters or photos, or the loss is not finite.
+    """
+    folder = Path(out) / "training"
+    checkpoint = folder / "checkpoint.pt"
+    if checkpoint.exists() and not resume:
+        raise FileExistsError(f"{checkpoint} exists: continue that run with --resume, or choose another --out")
+    folder.mkdir(parents=True, exist_ok=True)
+    dataset = ContrastiveDataset(
+        list_photos(folders), training.recipe, training.seed, Path(cache or folder / "fsim").expanduser()
+    )
+    if training.steps is None:
+        training = replace(training, steps=math.ceil(training.epochs * len(dataset) / training.batch))
+    run = {**{k: v for k, v in asdict(training).items() if k not in ("recipe", "epochs")}, **dataset.identity()}
+
+    torch.manual_seed(training.seed)
+    encoder = LowLevelEncoder().to(device, memory_format=torch.channels_last).train()
+    optimizer = torch.optim.AdamW(encoder.parameters(), lr=training.lr, weight_decay=training.weight_decay)
+    start = 0
+    if checkpoint.exists():
+        state = torch.load(checkpoint, map_location=device, weights_only=True)
+        different = sorted(k for k in run if state["run"].get(k) != run[k])
+        if different:
+            was = {k: state["run"].get(k) for k in different}
+            raise ValueError(f"{checkpoint} belongs to another run: {was} there, {({k: run[k] for k in different})} here")
+        encoder.load_state_dict(state["encoder"])
+        optimizer.load_state_dict(state["optimizer"])
+        start = state["step"]
+        _drop_log_after(folder / "log.jsonl", start)
+    _write_json(folder / "run.json", {**run, "torch": torch.__version__, "threads": torch.get_num_threads()})
+
+    end = min(training.steps, stop_after or training.steps)
+    loader = DataLoader(
+        dataset,
+        sampler=range(start * training.batch, end * training.batch),
+        batch_size=training.batch,
+        num_workers=workers,
+        worker_init_fn=_one_thread,
+        prefetch_factor=3 if workers else None,
+    )
+    progress = tqdm(loader, desc="train low", unit="step", initial=start, total=training.steps, dynamic_ncols=True)
+    began = time.monotonic()
+    with (folder / "log.jsonl").open("a") as history:
+        for step, (views, weights) in enumerate(progress, start + 1):
+            lr = _cosine(training, step - 1)
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            loss = _step_loss(encoder, views.to(device), weights.to(device), training)
+            if not torch.isfinite(loss):
+                raise ValueError(f"the loss is {loss.item()} at step {step}; the last checkpoint is {checkpoint}")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            value = loss.item()
+            progress.set_postfix(loss=f"{value:.4f}")
+            entry = {"step": step, "loss": value, "lr": lr, "seconds": round(time.monotonic() - began, 2)}
+            history.write(json.dumps(entry) + "\n")
+            if step % checkpoint_every == 0 or step == end:
+                history.flush()
+                _save(checkpoint, encoder, optimizer, step, run)
+    return encoder.eval()
+
+
+def provenance(training_folder: Path) -> dict:
+    """What a run's record says of the weights that it made, for their ``config.json``."""
+    run = json.loads((training_folder / "run.json").read_text())
+    last = (training_folder / "log.jsonl").read_text().splitlines()[-1]
+    keys = ("recipe", "contents", "contents_sha256", "seed", "batch", "lr", "weight_decay", "temperature", "torch")
+    return {
+        "trained_by": "grepq train low (quality-aware contrastive loss)",
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "steps": json.loads(last)["step"],
+        **{key: run[key] for key in keys},
+    }
+
+
+def _step_loss(encoder, views, weights, training):
+    contents, versions = len(views), training.recipe.versions
+    x = views.transpose(0, 1).flatten(0, 2).float().div(255).contiguous(memory_format=torch.channels_last)
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
+        z = encoder(x)
+    z1, z2 = z.view(2, contents, versions, -1)
+    return quality_aware_contrastive_loss(z1, z2, weights, training.temperature)
+
+
+def _cosine(training: LowLevelTraining, step: int) -> float:
+    share = (1 + math.cos(math.pi * step / training.steps)) / 2
+    return training.final_lr + (training.lr - training.final_lr) * share
+
+
+def _one_thread(_: int) -> None:
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+
+
+def _save(path: Path, encoder, optimizer, step: int, run: dict) -> None:
+    part = path.with_suffix(".part")
+    torch.save({"encoder": encoder.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "run": run}, part)
+    os.replace(part, path)
+
+
+def _drop_log_after(path: Path, step: int) -> None:
+    """Remove log lines of steps that were taken after the checkpoint and are taken again."""
+    if path.exists():
+        lines = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
+        path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def _write_json(path: Path, value: dict) -> None:
+    path.write_text(json.dumps(value, indent=2) + "\n")
