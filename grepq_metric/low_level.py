@@ -65,7 +65,7 @@ class LowLevelPathway(nn.Module):
         self.patch_size, self.patch_stride, self.chunk_size = patch_size, patch_stride, chunk_size
         self.ridge, self.distance_scale = ridge, distance_scale
         self.encoder = LowLevelEncoder()
-        self.register_buffer("pristine_mean", torch.zeros(FEATURES, dtype=torch.float64))
+        self.register_buffer("pristine_mean", torch.full((FEATURES,), torch.nan, dtype=torch.float64))
         self.register_buffer("pristine_cov", torch.eye(FEATURES, dtype=torch.float64))
 
     def _apply(self, fn, recurse=True):

@@ -1,0 +1,33 @@
+"""GRepQ: no-reference image quality, as a PyTorch module, a pyiqa metric and a command line.
+
+Importing this package is cheap, since a ``.pth`` file does so in every interpreter of the environment: torch and pyiqa load
+when a public name is first used.
+"""
+
+from grepq_metric import _autoload
+
+__version__ = "0.1.0"
+__all__ = ["GRepQ", "WeightsError", "read_image"]
+
+_HOMES = {
+    "GRepQ": "grepq_metric.model",
+    "WeightsError": "grepq_metric.weights",
+    "read_image": "grepq_metric.images",
+}
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_autoload.install()

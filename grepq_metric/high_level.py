@@ -1,0 +1,96 @@
+"""High-level pathway: CLIP's RN50 image tower read through two text prompts.
+
+Method: GRepQ (WACV 2024, https://arxiv.org/abs/2312.04838), sections 3.2 and 3.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from open_clip.modified_resnet import ModifiedResNet
+from torch import Tensor, nn
+
+FEATURES = 1024
+"""Length of a CLIP RN50 embedding."""
+PROMPTS = ("A good photo.", "A bad photo.")
+"""The two prompts, in the order of the weights' text vectors."""
+ARCHITECTURE = "RN50-quickgelu"
+"""OpenAI's CLIP RN50 in open_clip's naming: its text tower uses QuickGELU."""
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class HighLevelPathway(nn.Module):
+    """CLIP RN50's image tower g and the vectors of `PROMPTS` (paper section 3.2).
+
+    The attention pool works without its positional embedding, so that any image size will do, and with the mean token as
+    its only query, since no other output is used.
+
+    Args:
+        logit_scale: multiple of the difference of cosines before the sigmoid.
+
+    Attributes:
+        text_features: ``(2, 1024)`` vectors of the good and the bad prompt.
+    """
+
+    def __init__(self, logit_scale: float = 10.0) -> None:
+        super().__init__()
+        if not logit_scale > 0:
+            raise ValueError(f"logit_scale must be positive, got {logit_scale}")
+        self.logit_scale = logit_scale
+        self.visual = ModifiedResNet(layers=[3, 4, 6, 3], output_dim=FEATURES, heads=32, image_size=224, width=64)
+        del self.visual.attnpool.positional_embedding
+        self.register_buffer("text_features", torch.full((2, FEATURES), torch.nan))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed images: ``(N, 3, H, W)`` RGB in [0, 1], sides of 32 pixels or more -> ``(N, 1024)``, not normalised."""
+        mean, std = (x.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
+        trunk = self.visual
+        x = trunk.stem((x - mean) / std)
+        for stage in (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4):
+            x = stage(x)
+        return self._attention_pool(x)
+
+    def _attention_pool(self, x: Tensor) -> Tensor:
+        pool = self.visual.attnpool
+        tokens = x.flatten(2).mT
+        query = tokens.mean(1, keepdim=True)
+        tokens = torch.cat([query, tokens], dim=1)
+        q, k, v = (
+            proj(t).unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
+            for proj, t in ((pool.q_proj, query), (pool.k_proj, tokens), (pool.v_proj, tokens))
+        )
+        return pool.c_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
+
+    def quality(self, embedding: Tensor) -> Tensor:
+        """Q_H of embeddings: sigmoid(10 (cos to the good prompt - cos to the bad one)), ``(N, 1024)`` -> ``(N,)`` in (0, 1)."""
+        with torch.autocast(embedding.device.type, enabled=False):
+            embedding = embedding.to(torch.promote_types(embedding.dtype, torch.float32))
+            text = F.normalize(self.text_features.to(embedding.dtype), dim=-1)
+            good, bad = (F.normalize(embedding, dim=-1) @ text.mT).unbind(-1)
+            return torch.sigmoid(self.logit_scale * (good - bad))
+
+
+@torch.inference_mode()
+def prompt_features(clip_state: Mapping[str, Tensor]) -> Tensor:
+    """Vectors of `PROMPTS`, from the state dict of a whole CLIP RN50 in open_clip's layout.
+
+    Returns:
+        ``(2, 1024)`` float32 unit vectors.
+
+    Raises:
+        ValueError: tensors of the text tower are missing or of another shape.
+    """
+    import open_clip
+
+    clip = open_clip.CLIP(**open_clip.get_model_config(ARCHITECTURE)).eval()
+    text = {key: value for key, value in clip_state.items() if not key.startswith("visual.")}
+    expected = {key: value for key, value in clip.state_dict().items() if not key.startswith("visual.")}
+    missing = sorted(set(expected) - set(text))
+    wrong = sorted(key for key in set(expected) & set(text) if expected[key].shape != text[key].shape)
+    if missing or wrong:
+        raise ValueError(f"not a full CLIP RN50 checkpoint: missing {missing[:5]}, of another shape {wrong[:5]}")
+    clip.load_state_dict({**clip.state_dict(), **text}, strict=False)
+    return clip.encode_text(open_clip.get_tokenizer(ARCHITECTURE)(list(PROMPTS)), normalize=True).clone()

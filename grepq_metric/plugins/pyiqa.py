@@ -1,0 +1,33 @@
+"""GRepQ as a pyiqa metric: ``pyiqa.create_metric("grepq-ll")``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from grepq_metric.model import GRepQ
+
+
+class GRepQArch(nn.Module):
+    """The architecture that pyiqa builds for the metrics ``grepq``, ``grepq-hl`` and ``grepq-ll``.
+
+    Args:
+        weights: as in `GRepQ.from_pretrained`.
+        options: as in `GRepQ.from_pretrained`.
+    """
+
+    def __init__(self, weights: str | Path = "grepq", **options) -> None:
+        super().__init__()
+        self.model = GRepQ.from_pretrained(weights, **options).requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Score ``(N, 3, H, W)`` RGB in [0, 1] -> ``(N, 1)``, higher is better. Gradients flow to `x`."""
+        return self.model(x)
+
+
+def register() -> None:
+    """Add the architecture to pyiqa's registry; called through the ``pyiqa.archs`` entry point."""
+    from pyiqa.utils.registry import ARCH_REGISTRY
+
+    ARCH_REGISTRY.register(GRepQArch, name="GRepQ", override=True)
