@@ -10,11 +10,11 @@ import sys
 
 TABLE = "pyiqa.default_model_configs"
 RECORDS = {
-    "grepq": "0, 1.5",
-    "grepq-hl": "0, 1",
-    "grepq-ll": "0, 0.5",
+    "grepq": (["low", "high"], "0, 1.5"),
+    "grepq-hl": (["high"], "0, 1"),
+    "grepq-ll": (["low"], "0, 0.5"),
 }
-"""Metric names, which are also names of built-in weights, and their score ranges."""
+"""Metric names, which are also names of built-in weights, with their pathways and score ranges."""
 
 
 class Finder:
@@ -53,6 +53,6 @@ def find_spec(fullname, path=None, target=None):
 def add_records(table) -> None:
     """Add a record for each metric to the module `table`; an older pyiqa without the table is left alone."""
     configs = getattr(table, "DEFAULT_CONFIGS", {})
-    for name, score_range in RECORDS.items():
-        options = {"type": "GRepQ", "weights": name}
+    for name, (pathways, score_range) in RECORDS.items():
+        options = {"type": "GRepQ", "weights": name, "pathways": pathways}
         configs.setdefault(name, {"metric_opts": options, "metric_mode": "NR", "score_range": score_range})

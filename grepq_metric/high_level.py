@@ -65,7 +65,7 @@ class HighLevelPathway(nn.Module):
         return pool.c_proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(1))
 
     def quality(self, embedding: Tensor) -> Tensor:
-        """Q_H of embeddings: sigmoid(10 (cos to the good prompt - cos to the bad one)), ``(N, 1024)`` -> ``(N,)`` in (0, 1)."""
+        """Q_H = sigmoid(10 (cos to the good prompt - cos to the bad one)): ``(N, 1024)`` -> ``(N,)`` in (0, 1)."""
         with torch.autocast(embedding.device.type, enabled=False):
             embedding = embedding.to(torch.promote_types(embedding.dtype, torch.float32))
             text = F.normalize(self.text_features.to(embedding.dtype), dim=-1)

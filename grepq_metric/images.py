@@ -12,7 +12,11 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 EXTENSIONS = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .bmp .dib .gif .tif .tiff .webp .avif .jp2 .j2k .ppm .pgm .pbm .pnm".split()
+    f".{name}"
+    for name in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "bmp", "dib", "gif", "tif", "tiff", "webp", "avif", "jp2", "j2k"),
+        *("ppm", "pgm", "pbm", "pnm"),
+    )
 )
 """File name endings, in lower case, that a folder search takes for photos."""
 

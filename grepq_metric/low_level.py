@@ -82,9 +82,7 @@ class LowLevelPathway(nn.Module):
         patches = x.unfold(2, size, stride).unfold(3, size, stride).permute(0, 2, 3, 1, 4, 5)  # a view, nothing copied
         n, h, w = patches.shape[:3]
         index = torch.arange(n * h * w, device=x.device)
-        chunks = [
-            self.encoder(patches[part // (h * w), part // w % h, part % w]) for part in index.split(self.chunk_size)
-        ]
+        chunks = [self.encoder(patches[part // (h * w), part // w % h, part % w]) for part in index.split(self.chunk_size)]
         return torch.cat(chunks).view(n, h, w, FEATURES)
 
     def distance(self, features: Tensor) -> Tensor:

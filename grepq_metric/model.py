@@ -110,9 +110,7 @@ class GRepQ(
             "chunk_size": chunk_size,
         }
         self.low = (
-            LowLevelPathway(patch_size, patch_stride, ridge, distance_scale, chunk_size)
-            if "low" in self.pathways
-            else None
+            LowLevelPathway(patch_size, patch_stride, ridge, distance_scale, chunk_size) if "low" in self.pathways else None
         )
         self.high = HighLevelPathway(logit_scale) if "high" in self.pathways else None
         self._ready = False
@@ -216,7 +214,7 @@ class GRepQ(
     @classmethod
     def from_pretrained(
         cls,
-        weights: str | Path = "grepq",
+        weights: str | Path,
         *,
         revision: str | None = None,
         token: str | bool | None = None,
@@ -236,7 +234,7 @@ class GRepQ(
             cache_dir: folder for downloads; by default the Hub client's.
             force_download: download even what is in the cache.
             local_files_only: use the cache alone.
-            options: override constants of the weights, for example ``chunk_size=16``.
+            options: override constants of the weights, for example ``chunk_size=16``, or choose one of two ``pathways``.
 
         Raises:
             FileNotFoundError: a folder or file is not there.
@@ -252,9 +250,18 @@ class GRepQ(
         }
         return weights_files.load(cls, weights_files.locate(cls, weights, hub), options)
 
-    def save_pretrained(self, save_directory: str | Path, *, config: dict | None = None, **options) -> str | None:
-        """Write ``config.json``, ``model.safetensors`` and a model card; options as in `PyTorchModelHubMixin`."""
-        return super().save_pretrained(save_directory, config=config or self.config, **options)
+    def save_pretrained(
+        self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **options
+    ) -> str | None:
+        """Write ``config.json``, ``model.safetensors`` and, if there is none yet, a model card.
+
+        Options as in `PyTorchModelHubMixin`. What is in the folder is replaced only after all has been written.
+
+        Raises:
+            WeightsError: the folder can't be written, for example because the disk is full.
+        """
+        weights_files.save(lambda staging: super(GRepQ, self).save_pretrained(staging, config=self.config), save_directory)
+        return self.push_to_hub(repo_id or Path(save_directory).name, **options) if push_to_hub else None
 
     def generate_model_card(self, *args, **kwargs) -> ModelCard:
         """The model card, filled with the weights' id and provenance."""

@@ -11,7 +11,7 @@ import pickle
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib.resources import files
@@ -34,6 +34,7 @@ from torch import Tensor
 
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
+CARD = "README.md"
 CLIP_REPOSITORY = "timm/resnet50_clip.openai"
 CLIP_FILE = "open_clip_model.safetensors"
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -110,9 +111,13 @@ def load(cls, location: Path, options: Mapping):
     unknown = sorted(set(options) - set(cls._hub_mixin_init_parameters))
     if unknown:
         raise ValueError(f"unknown option {unknown[0]!r}, expected some of {list(cls._hub_mixin_init_parameters)[1:]}")
+    absent = sorted(set(options.get("pathways", ())) - set(known["pathways"]))
+    if absent:
+        raise ValueError(f"{file.parent} has the pathways {known['pathways']}, and not {absent[0]!r}")
     model = cls(**{**known, **options})
-    load_tensors(model, read_tensors(file), file)
-    return model.eval()
+    tensors = {k: v for k, v in read_tensors(file).items() if k.split(".")[0] not in {"low", "high"} - {*model.pathways}}
+    load_tensors(model, tensors, file)
+    return model
 
 
 def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], source: str | Path) -> None:
@@ -128,7 +133,9 @@ def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], source:
         "of another shape": sorted(k for k in set(expected) & set(tensors) if expected[k].shape != tensors[k].shape),
         "with NaN or infinity": sorted(k for k, v in tensors.items() if v.is_floating_point() and not v.isfinite().all()),
     }
-    found = [f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' * (len(keys) > 3)})" for what, keys in problems.items() if keys]
+    found = [
+        f"{len(keys)} {what} ({', '.join(keys[:3])}{', ...' * (len(keys) > 3)})" for what, keys in problems.items() if keys
+    ]
     if found:
         raise WeightsError(f"{source} does not fit: tensors {'; '.join(found)}")
     module.load_state_dict(dict(tensors))
@@ -149,6 +156,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return state.get("state_dict", state) if isinstance(state, dict) else state
 
 
+def save(write: Callable[[Path], object], folder: str | Path) -> None:
+    """Have `write` fill a staging folder, then move its files into `folder`; a model card that is there stays.
+
+    Raises:
+        WeightsError: the folder can't be written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+            write(Path(staging))
+            for file in (TENSORS, CONFIG, CARD):
+                if file != CARD or not (folder / CARD).exists():
+                    os.replace(Path(staging) / file, folder / file)
+    except (OSError, SafetensorError) as error:
+        raise _disk_error(folder, error) from error
+
+
 def save_tensors(model, path: Path) -> None:
     """Write a model's tensors in its storage format; the pristine statistics and text vectors keep their precision."""
     exact = ("low.pristine_mean", "low.pristine_cov", "high.text_features")
@@ -160,13 +185,8 @@ def save_tensors(model, path: Path) -> None:
             if not value.isfinite().all():
                 raise WeightsError(f"{key} does not fit into {model.storage}")
         tensors[key] = value.cpu().contiguous()
-    part = path.with_suffix(".part")
-    try:
-        save_file(tensors, part, metadata={"format": "pt"})
-        os.replace(part, path)
-    except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        raise _disk_error(path.parent, error) from error
+    save_file(tensors, path, metadata={"format": "pt"})
+    path.chmod(0o644)  # safetensors makes it private, but an installed package or a shared folder is read by others
 
 
 def hub_file(repository: str, file: str, hub: dict) -> Path:
@@ -181,7 +201,9 @@ def hub_file(repository: str, file: str, hub: dict) -> Path:
     except GatedRepoError as error:
         raise WeightsError(f"{repository} is gated: ask for access on its page and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
-        raise WeightsError(f"no repository {repository} on the Hub (or it is private and HF_TOKEN is not set). {ADVICE}") from error
+        raise WeightsError(
+            f"no repository {repository} on the Hub (or it is private and HF_TOKEN is not set). {ADVICE}"
+        ) from error
     except RevisionNotFoundError as error:
         raise WeightsError(f"{repository} has no revision {hub.get('revision')!r}") from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
@@ -268,9 +290,9 @@ def _publish(model, folder: Path) -> None:
     """Write a weights folder so that it appears complete or not at all, also when two processes do so at once."""
     staging = None
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         model.save_pretrained(staging)
+        staging.chmod(0o755)
         staging.rename(folder)
     except OSError as error:
         if not folder.exists():  # else another process was first with the same content

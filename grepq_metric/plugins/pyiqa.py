@@ -14,10 +14,10 @@ class GRepQArch(nn.Module):
 
     Args:
         weights: as in `GRepQ.from_pretrained`.
-        options: as in `GRepQ.from_pretrained`.
+        options: as in `GRepQ.from_pretrained`. The metric's record sets ``pathways``, so that other weights must have them.
     """
 
-    def __init__(self, weights: str | Path = "grepq", **options) -> None:
+    def __init__(self, weights: str | Path = "grepq-ll", **options) -> None:
         super().__init__()
         self.model = GRepQ.from_pretrained(weights, **options).requires_grad_(False)
 

@@ -166,9 +166,9 @@ class ContrastiveDataset(Dataset):
                 left, right = column * width // grid, (column + 1) * width // grid
                 y = rng.integers(top, bottom - fragment + 1)
                 x = rng.integers(left, right - fragment + 1)
-                view[
-                    ..., row * fragment : (row + 1) * fragment, column * fragment : (column + 1) * fragment
-                ] = versions[..., y : y + fragment, x : x + fragment]
+                view[..., row * fragment : (row + 1) * fragment, column * fragment : (column + 1) * fragment] = versions[
+                    ..., y : y + fragment, x : x + fragment
+                ]
         return view
 
     def __len__(self) -> int:

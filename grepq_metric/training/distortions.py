@@ -161,18 +161,14 @@ def colour_cast(image, strength, rng):
 def downsampling(image, factor, rng):
     height, width = image.shape[:2]
     small = (max(round(width / factor), 1), max(round(height / factor), 1))
-    return cv2.resize(
-        cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height), interpolation=cv2.INTER_CUBIC
-    )
+    return cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 @distortion(2, 3, 4, 6, 9)
 def pixelation(image, block, rng):
     height, width = image.shape[:2]
     small = (max(round(width / block), 1), max(round(height / block), 1))
-    return cv2.resize(
-        cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height), interpolation=cv2.INTER_NEAREST
-    )
+    return cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 @distortion(24, 16, 11, 7, 4)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -17,10 +16,11 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from grepq_metric.low_level import LowLevelEncoder
+from grepq_metric.model import GRepQ
 from grepq_metric.training.data import ContrastiveDataset, Recipe, list_photos
 from grepq_metric.training.losses import quality_aware_contrastive_loss
-
-log = logging.getLogger(__name__)
+from grepq_metric.training.pristine import Selection, set_pristine_statistics
+from grepq_metric.weights import load_tensors
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class LowLevelTraining:
         seed: of the initial weights and of the samples.
     """
 
-    recipe: Recipe = Recipe()
+    recipe: Recipe = field(default_factory=Recipe)
     batch: int = 8
     epochs: int = 15
     steps: int | None = None
@@ -72,7 +72,7 @@ def train_low_level(
     checkpoint_every: int = 100,
     cache: Path | None = None,
     stop_after: int | None = None,
-) -> LowLevelEncoder:
+) -> tuple[LowLevelEncoder, bool]:
     """Train an encoder on the photos in `folders`.
 
     Writes into ``out/training``: ``run.json`` (hyper-parameters, photos, seed, versions), ``log.jsonl`` (a line a step) and
@@ -89,6 +89,9 @@ def train_low_level(
         checkpoint_every: steps between checkpoints.
         cache: folder for FSIM similarities; ``out/training/fsim`` by default. Runs may share it.
         stop_after: stop at this step, with a checkpoint; the learning rate still follows the whole run.
+
+    Returns:
+        The encoder, and whether the run is finished.
 
     Raises:
         FileExistsError: `out` already holds a run and `resume` is false.
@@ -115,7 +118,7 @@ def train_low_level(
         different = sorted(k for k in run if state["run"].get(k) != run[k])
         if different:
             was = {k: state["run"].get(k) for k in different}
-            raise ValueError(f"{checkpoint} belongs to another run: {was} there, {({k: run[k] for k in different})} here")
+            raise ValueError(f"{checkpoint} belongs to another run: {was} there, { ({k: run[k] for k in different}) } here")
         encoder.load_state_dict(state["encoder"])
         optimizer.load_state_dict(state["optimizer"])
         start = state["step"]
@@ -151,20 +154,27 @@ def train_low_level(
             if step % checkpoint_every == 0 or step == end:
                 history.flush()
                 _save(checkpoint, encoder, optimizer, step, run)
-    return encoder.eval()
+    return encoder.eval(), end == training.steps
 
 
-def provenance(training_folder: Path) -> dict:
-    """What a run's record says of the weights that it made, for their ``config.json``."""
-    run = json.loads((training_folder / "run.json").read_text())
-    last = (training_folder / "log.jsonl").read_text().splitlines()[-1]
-    keys = ("recipe", "contents", "contents_sha256", "seed", "batch", "lr", "weight_decay", "temperature", "torch")
-    return {
-        "trained_by": "grepq train low (quality-aware contrastive loss)",
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "steps": json.loads(last)["step"],
-        **{key: run[key] for key in keys},
+def low_level_weights(encoder: LowLevelEncoder, out: Path, photos: list[Path], selection: Selection, name: str) -> GRepQ:
+    """A model of a trained encoder, with the statistics of pristine patches of `photos` and the record of the run in `out`.
+
+    The encoder is rounded to float16, as it is stored, before the statistics are computed.
+    """
+    folder = Path(out) / "training"
+    run = json.loads((folder / "run.json").read_text())
+    keys = ("recipe", "contents", "contents_sha256", "seed", "batch", "steps", "lr", "weight_decay", "temperature")
+    provenance = {
+        "trained_by": "grepq train low: quality-aware contrastive loss on synthetic distortions",
+        "trained": datetime.now(timezone.utc).date().isoformat(),
+        **{key: run[key] for key in (*keys, "precision", "torch")},
     }
+    model = GRepQ(pathways=["low"], name=name, storage="float16", provenance=provenance)
+    rounded = {k: v.half().float() if v.is_floating_point() else v for k, v in encoder.state_dict().items()}
+    load_tensors(model.low.encoder, rounded, "the trained encoder")
+    set_pristine_statistics(model, photos, selection)
+    return model
 
 
 def _step_loss(encoder, views, weights, training):

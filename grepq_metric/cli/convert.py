@@ -1,0 +1,28 @@
+"""``grepq convert``: the authors' released files to a weights folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def convert(
+    low: Path = typer.Option(None, help="low_level_model_weights.tar of the authors."),
+    high: Path = typer.Option(None, help="high_level_model_weights.pth of the authors."),
+    pristine: Path = typer.Option(None, help="pristine_patches_096_0.75_0.80.hdf5 of the authors; goes with --low."),
+    clip: str = typer.Option(
+        None, help="A full CLIP RN50 checkpoint in open_clip's layout, a file or a Hub repository; goes with --high."
+    ),
+    output: Path = typer.Option(..., "--output", "-o", help="Weights folder to write."),
+    name: str = typer.Option("grepq-authors", help="Name of the weights."),
+) -> None:
+    """Turn the files that GRepQ's authors released into a weights folder.
+
+    Give all four for both pathways, --low and --pristine for the low-level one, or --high and --clip for the high-level one.
+    """
+    from grepq_metric.convert import convert
+
+    model = convert(low, high, pristine, clip, name=name)
+    model.save_pretrained(output)
+    typer.echo(f"{model.weights_id} in {output}")

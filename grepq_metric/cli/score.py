@@ -1,0 +1,238 @@
+"""``grepq score``: photos in, scores out."""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+import os
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from enum import Enum
+from pathlib import Path
+from typing import TextIO
+
+import typer
+
+COLUMNS = ("path", "score", "low", "high", "width", "height", "error")
+
+
+class Format(str, Enum):
+    """How results are written."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    jsonl = "jsonl"
+
+
+def score(
+    paths: list[str] = typer.Argument(
+        ..., metavar="PATH...", help="Photos, folders, globs in quotes, or - for a list of photos on standard input."
+    ),
+    metric: str = typer.Option(
+        None,
+        help="**grepq-ll** (default): low-level, no network. **grepq**: both pathways, and **grepq-hl**: CLIP alone; they "
+        "download CLIP once.",
+    ),
+    weights: str = typer.Option(
+        None, help="A weights folder or a Hub repository user/name; alone, it also decides the metric."
+    ),
+    device: str = typer.Option(None, help="Torch device, such as cpu or cuda:1. Default: cuda if there is one, else cpu."),
+    recursive: bool = typer.Option(False, "--recursive", "-r", help="Search folders with all their subfolders."),
+    format: Format = typer.Option(Format.table, help="json is one array, jsonl one object a line."),
+    output: Path = typer.Option(None, "--output", "-o", help="Write results to this file instead of standard output."),
+    map: Path = typer.Option(None, metavar="DIR", help="Also draw the quality map over each photo, as a PNG in this folder."),
+) -> None:
+    """Score photos; higher is better.
+
+    Results appear as they are computed. A photo that can't be read gets a row with the error; the others are still scored,
+    and the exit status is 1.
+    """
+    import torch
+    from tqdm import tqdm
+
+    model = load_model(metric, weights, device)
+    if map is not None:
+        if model.low is None:
+            raise ValueError(f"--map needs the low-level pathway, which {model.weights_id} lacks")
+        map.mkdir(parents=True, exist_ok=True)
+    typer.echo(f"{model.weights_id} on {next(model.parameters()).device}", err=True)
+
+    listed = _expand(paths, recursive)
+    items = listed if "-" in paths else list(listed)
+    failed = 0
+    stream = output.open("w", newline="", encoding="utf-8", errors="surrogateescape") if output else sys.stdout
+    if not output and hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="surrogateescape")
+    writer = WRITERS[format](stream)
+    total = len(items) if isinstance(items, list) else None
+    try:
+        with torch.inference_mode(), tqdm(total=total, unit="photo", disable=None, leave=False) as bar:
+            for path, image in _read_ahead(items):
+                row = _score_one(model, path, image, map)
+                failed += row["error"] is not None
+                with bar.external_write_mode(file=stream):
+                    writer.row(row)
+                    stream.flush()
+                bar.update()
+        writer.end()
+    finally:
+        if output:
+            stream.close()
+    if failed:
+        typer.secho(f"{failed} of the photos could not be scored", fg="yellow", err=True)
+        raise typer.Exit(1)
+
+
+def load_model(metric: str | None, weights: str | None, device: str | None):
+    """The model that --metric and --weights ask for, on --device."""
+    import torch
+
+    from grepq_metric.model import GRepQ
+    from grepq_metric.weights import BUILT_IN
+
+    if metric is not None and metric not in BUILT_IN:
+        raise ValueError(f"unknown metric {metric!r}, expected one of {', '.join(BUILT_IN)}")
+    try:
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=where)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
+    options = {} if metric is None or weights is None else {"pathways": BUILT_IN[metric].pathways}
+    return GRepQ.from_pretrained(weights or metric or "grepq-ll", **options).to(where)
+
+
+def _expand(paths: list[str], recursive: bool) -> Iterator[str]:
+    """Photos behind the arguments, written as the user wrote them."""
+    from grepq_metric.images import find_images
+
+    for given in paths:
+        if given == "-":
+            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
+        elif os.path.isdir(given):
+            yield from (os.path.join(given, found.relative_to(given)) for found in find_images(given, recursive))
+        elif not os.path.exists(given) and glob.has_magic(given):
+            yield from sorted(glob.glob(given, recursive=True)) or [given]
+        else:
+            yield given
+
+
+def _read_ahead(paths: Iterable[str], ahead: int = 3) -> Iterator[tuple[str, object]]:
+    """Decode the next photos while one is scored; a photo that can't be read comes as its exception."""
+    from grepq_metric.images import read_image
+
+    def read(path):
+        try:
+            return read_image(path)
+        except (OSError, ValueError, MemoryError) as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        waiting: deque = deque()
+        for path in paths:
+            waiting.append((path, pool.submit(read, path)))
+            if len(waiting) == ahead:
+                path, future = waiting.popleft()
+                yield path, future.result()
+        while waiting:
+            path, future = waiting.popleft()
+            yield path, future.result()
+
+
+def _score_one(model, path: str, image, map_folder: Path | None) -> dict:
+    row = dict.fromkeys(COLUMNS)
+    row["path"] = path
+    if isinstance(image, Exception):
+        row["error"] = str(image)
+        return row
+    row["height"], row["width"] = image.shape[1:]
+    try:
+        x = image.unsqueeze(0).to(next(model.parameters()).device)
+        parts = model.components(x)
+        row.update({key: None if parts[key] is None else parts[key].item() for key in ("score", "low", "high")})
+        if map_folder is not None:
+            _write_map(model, x, map_folder / (path.strip("./\\").replace(os.sep, "__") + ".map.png"))
+    except (ValueError, OSError, RuntimeError, MemoryError) as error:  # too large for the device's memory, a full disk
+        row["error"] = str(error)
+    return row
+
+
+def _write_map(model, x, path: Path) -> None:
+    import cv2
+
+    from grepq_metric.cli.overlay import draw
+
+    done, data = cv2.imencode(".png", draw(model, x))
+    if not done:
+        raise ValueError(f"cannot encode {path}")
+    path.write_bytes(data)
+
+
+class TableWriter:
+    """Columns for people; the path comes last, since it has no fixed width."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        stream.write(f"{'score':>7} {'low':>7} {'high':>7} {'width':>6} {'height':>6}  path\n")
+
+    def row(self, row: dict) -> None:
+        """Write one result."""
+        numbers = ["-" if row[key] is None else f"{row[key]:.4f}" for key in ("score", "low", "high")]
+        sizes = ["-" if row[key] is None else str(row[key]) for key in ("width", "height")]
+        text = " ".join([*(f"{n:>7}" for n in numbers), *(f"{s:>6}" for s in sizes)])
+        error = f"  error: {row['error']}" if row["error"] else ""
+        self.stream.write(f"{text}  {row['path']}{error}\n")
+
+    def end(self) -> None:
+        """Nothing to close."""
+
+
+class CsvWriter:
+    """Comma-separated values with a header; an absent value is empty."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
+        self.writer.writeheader()
+
+    def row(self, row: dict) -> None:
+        """Write one result."""
+        self.writer.writerow(row)
+
+    def end(self) -> None:
+        """Nothing to close."""
+
+
+class JsonlWriter:
+    """One JSON object a line."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def row(self, row: dict) -> None:
+        """Write one result."""
+        self.stream.write(json.dumps(row) + "\n")
+
+    def end(self) -> None:
+        """Nothing to close."""
+
+
+class JsonWriter:
+    """One JSON array, written element by element."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream, self.separator = stream, "[\n"
+
+    def row(self, row: dict) -> None:
+        """Write one result."""
+        self.stream.write(self.separator + json.dumps(row))
+        self.separator = ",\n"
+
+    def end(self) -> None:
+        """Close the array."""
+        self.stream.write("\n]\n" if self.separator == ",\n" else "[]\n")
+
+
+WRITERS = {Format.table: TableWriter, Format.csv: CsvWriter, Format.json: JsonWriter, Format.jsonl: JsonlWriter}

@@ -1,0 +1,107 @@
+"""Selection of pristine patches and their statistics (paper section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torchvision.transforms.v2.functional as TF
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from grepq_metric.images import read_image
+from grepq_metric.low_level import FEATURES
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which patches of a photo count as pristine, relative to the photo's own best patch.
+
+    Attributes:
+        patch_size: side of the non-overlapping square patches in pixels.
+        sharpness: a patch is kept if it is sharper than this share of the sharpest one,
+        colourfulness: and, among those, more colourful than this share of the most colourful one.
+    """
+
+    patch_size: int = 96
+    sharpness: float = 0.75
+    colourfulness: float = 0.80
+
+    def __post_init__(self) -> None:
+        for name in ("sharpness", "colourfulness"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Pristine patches of ``(3, H, W)`` RGB in [0, 1]: ``(P, 3, size, size)``; P is 0 for a small or a grey photo."""
+        size = self.patch_size
+        if min(image.shape[1:]) < size:
+            return image.new_empty(0, 3, size, size)
+        patches = image.unfold(1, size, size).unfold(2, size, size).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        sharp = sharpness(patches)
+        patches = patches[sharp > self.sharpness * sharp.max()]
+        if not len(patches):
+            return patches
+        colourful = colourfulness(patches)
+        return patches[colourful > self.colourfulness * colourful.max()]
+
+
+def sharpness(patches: Tensor) -> Tensor:
+    """Sum over a grey patch of its local standard deviation in a 7x7 Gaussian window: ``(P, 3, H, W)`` -> ``(P,)``."""
+    grey = TF.rgb_to_grayscale(patches).double()
+    mean, mean_square = (TF.gaussian_blur(v, [7, 7], [7 / 6, 7 / 6]) for v in (grey, grey.square()))
+    return (mean_square - mean.square()).clamp_min(0).sqrt().sum((1, 2, 3))
+
+
+def colourfulness(patches: Tensor) -> Tensor:
+    """Hasler and Suesstrunk's colourfulness without their factor of 0.3: ``(P, 3, H, W)`` RGB -> ``(P,)``."""
+    r, g, b = patches.double().flatten(2).unbind(1)
+    opponents = torch.stack([(r - g).abs(), (0.5 * (r + g) - b).abs()])
+    std, mean = opponents.std(-1, correction=0), opponents.mean(-1)
+    return std.square().sum(0).sqrt() + mean.square().sum(0).sqrt()
+
+
+@torch.inference_mode()
+def feature_statistics(encoder: nn.Module, batches: Iterable[Tensor], chunk_size: int = 64) -> tuple[Tensor, Tensor, int]:
+    """Mean and unbiased covariance of the features of patches.
+
+    Args:
+        encoder: the low-level encoder, in evaluation mode.
+        batches: of patches ``(P, 3, H, W)`` RGB in [0, 1].
+        chunk_size: patches that are encoded at once.
+
+    Returns:
+        ``(128,)`` and ``(128, 128)`` float64, and the number of patches.
+
+    Raises:
+        ValueError: there are fewer than two patches.
+    """
+    parameter = next(encoder.parameters())
+    features = [
+        encoder(chunk.to(parameter.device, parameter.dtype)).double().cpu()
+        for batch in batches
+        for chunk in batch.split(chunk_size)
+        if len(chunk)
+    ]
+    z = torch.cat(features) if features else torch.empty(0, FEATURES)
+    if len(z) < 2:
+        raise ValueError(f"pristine statistics need at least 2 patches, the photos gave {len(z)}")
+    return z.mean(0), torch.cov(z.T), len(z)
+
+
+def set_pristine_statistics(model, photos: list[Path], selection: Selection) -> None:
+    """Select pristine patches of `photos` and write their statistics and origin into a model with a low-level pathway."""
+    if model.low is None:
+        raise ValueError(f"{model.name} has no low-level pathway, and so no pristine statistics")
+    batches = (selection(read_image(path)) for path in tqdm(photos, desc="pristine", unit="photo", disable=None))
+    mean, cov, count = feature_statistics(model.low.encoder, batches)
+    model.low.pristine_mean.copy_(mean)
+    model.low.pristine_cov.copy_(cov)
+    model.provenance["pristine"] = {
+        "photos": len(photos),
+        "patches": count,
+        "sharpness": selection.sharpness,
+        "colourfulness": selection.colourfulness,
+    }

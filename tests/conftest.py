@@ -1,0 +1,140 @@
+"""Shared fixtures: real photos, weights of known values, and a local server that speaks the Hub's HTTP API.
+
+The server is started, and the Hub client pointed to it, before the client is first imported: it reads its settings then.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from tests.hub_server import HubServer
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+
+def pytest_configure(config):
+    config.hub = HubServer()
+    config.hub.start()
+    config.hub_home = tempfile.TemporaryDirectory(prefix="grepq-test-hub-", ignore_cleanup_errors=True)
+    os.environ.update(
+        HF_ENDPOINT=config.hub.url, HF_HOME=config.hub_home.name, HF_HUB_DISABLE_XET="1", HF_HUB_DISABLE_TELEMETRY="1"
+    )
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_HUB_CACHE", "GREPQ_METRIC_AUTOLOAD"):
+        os.environ.pop(name, None)
+
+
+def pytest_unconfigure(config):
+    if hasattr(config, "hub"):
+        config.hub.stop()
+        config.hub_home.cleanup()
+
+
+@pytest.fixture
+def hub(pytestconfig):
+    """The local Hub, without faults and without what another test has uploaded."""
+    pytestconfig.hub.reset()
+    yield pytestconfig.hub
+    pytestconfig.hub.reset()
+
+
+@pytest.fixture(scope="session")
+def photos():
+    """Real photos of different sizes as ``(1, 3, H, W)``, by name; scikit-image ships them."""
+    import skimage.data
+    import torch
+
+    crops = {
+        "astronaut": skimage.data.astronaut()[:300, :260],
+        "coffee": skimage.data.coffee()[:, :500],
+        "cat": skimage.data.chelsea(),
+        "rocket": skimage.data.rocket()[100:260, 200:420],
+        "retina": skimage.data.retina()[500:700, 400:720],
+        "stereo": skimage.data.stereo_motorcycle()[0][200:296, 300:396],
+    }
+    return {k: torch.from_numpy(v.copy()).permute(2, 0, 1).unsqueeze(0).float() / 255 for k, v in crops.items()}
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory, photos):
+    """The same photos as PNG files."""
+    from torchvision.utils import save_image
+
+    folder = tmp_path_factory.mktemp("photos")
+    for name, photo in photos.items():
+        save_image(photo, folder / f"{name}.png")
+    return folder
+
+
+def randomise(module, seed):
+    """Give every tensor of a network values that keep activations finite and no two units alike."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    for name, value in module.state_dict().items():
+        if not value.is_floating_point():
+            continue
+        noise = torch.randn(value.shape, generator=generator)
+        if name.endswith("running_var"):
+            noise = noise.abs() + 0.5
+        elif name.endswith("running_mean") or name.endswith("bias"):
+            noise = 0.1 * noise
+        elif value.ndim < 2:
+            noise = 1 + 0.1 * noise
+        else:
+            noise = noise / max(value[0].numel(), 1) ** 0.5
+        value.copy_(noise)
+
+
+@pytest.fixture(scope="session")
+def model(photos):
+    """A model of both pathways with random networks and pristine statistics of real patches: for numbers, not for quality."""
+    import torch
+
+    from grepq_metric import GRepQ
+    from grepq_metric.training.pristine import feature_statistics
+
+    model = GRepQ(name="random")
+    randomise(model.low.encoder, 1)
+    randomise(model.high.visual, 2)
+    generator = torch.Generator().manual_seed(3)
+    model.high.text_features.copy_(torch.nn.functional.normalize(torch.randn(2, 1024, generator=generator), dim=-1))
+    patches = (photo.unfold(2, 96, 40).unfold(3, 96, 40).permute(0, 2, 3, 1, 4, 5).flatten(0, 2) for photo in photos.values())
+    mean, cov, _ = feature_statistics(model.low.encoder, patches)
+    model.low.pristine_mean.copy_(mean)
+    model.low.pristine_cov.copy_(cov)
+    return model.requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def clip_state():
+    """State dict of a whole CLIP RN50 with random values, in open_clip's layout."""
+    import open_clip
+
+    from grepq_metric.high_level import ARCHITECTURE
+
+    clip = open_clip.CLIP(**open_clip.get_model_config(ARCHITECTURE))
+    randomise(clip, 4)
+    return clip.state_dict()
+
+
+@pytest.fixture(scope="session")
+def clip_file(clip_state, tmp_path_factory):
+    """The same as a float16 safetensors file, named as on the Hub."""
+    from safetensors.torch import save_file
+
+    path = tmp_path_factory.mktemp("clip") / "open_clip_model.safetensors"
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in clip_state.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real opinion scores, which a checkout may lack."""
+    folder = SHARED / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}: real opinion scores are not on this machine")
+    return folder

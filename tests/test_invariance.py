@@ -1,0 +1,63 @@
+"""Promises: a score depends on the image alone (not on its batch, chunk, history or mode), and is the same every time."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="module")
+def batch(photos):
+    return torch.cat([photo[..., :160, :200] for name, photo in photos.items() if name not in ("stereo",)])
+
+
+@pytest.mark.parametrize("size", [2, 5])
+def test_a_batch_scores_as_its_images_do(model, batch, size):
+    together = model.components(batch[:size])
+    features, maps = model.features(batch[:size]), model.quality_map(batch[:size])
+    for i in range(size):
+        alone = model.components(batch[i : i + 1])
+        for part in ("score", "low", "high"):
+            assert together[part][i].item() == pytest.approx(alone[part].item(), abs=1e-6)
+        assert torch.allclose(features[i], model.features(batch[i : i + 1])[0], rtol=1e-4, atol=1e-5)
+        assert torch.allclose(maps[i], model.quality_map(batch[i : i + 1])[0], rtol=1e-4)
+
+
+def test_neighbours_of_another_kind_do_not_matter(model, batch):
+    noisy = torch.cat([batch[:1], torch.zeros_like(batch[:1]), torch.rand_like(batch[:1])])
+    assert model(noisy)[0].item() == pytest.approx(model(batch[:1]).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 1000])
+def test_the_chunk_size_does_not_matter(model, batch, chunk_size, monkeypatch):
+    expected = model(batch[:2])
+    monkeypatch.setattr(model.low, "chunk_size", chunk_size)
+    assert torch.allclose(model(batch[:2]), expected, atol=1e-6)
+
+
+def test_no_more_patches_than_the_chunk_size_are_encoded_at_once(model, photos, monkeypatch):
+    seen = []
+    hook = model.low.encoder.register_forward_pre_hook(lambda module, args: seen.append(len(args[0])))
+    monkeypatch.setattr(model.low, "chunk_size", 7)
+    model.components(torch.cat([photos["cat"], photos["cat"]]))
+    hook.remove()
+    assert max(seen) == 7
+    assert sum(seen) == 2 * ((300 - 96) // 48 + 1) * ((451 - 96) // 48 + 1)
+
+
+def test_scores_are_deterministic(model, photos):
+    assert torch.equal(model(photos["cat"]), model(photos["cat"]))
+
+
+def test_train_mode_and_scoring_change_nothing(model, photos):
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    expected = model(photos["rocket"])
+    model.train()
+    assert not any(module.training for module in model.modules())
+    assert torch.equal(model(photos["rocket"]), expected)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_the_remainder_at_the_edges_is_dropped(model, photos):
+    photo = photos["cat"][..., :240, :288]
+    padded = torch.rand(1, 3, 240 + 47, 288 + 47)
+    padded[..., :240, :288] = photo
+    assert model.low(padded).item() == pytest.approx(model.low(photo).item(), rel=1e-5)

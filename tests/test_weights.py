@@ -1,0 +1,164 @@
+"""Promises: weights survive a round trip, carry an identity, and are refused with a reason when they are not right."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from grepq_metric import GRepQ, WeightsError
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    model.save_pretrained(tmp_path / "weights")
+    return tmp_path / "weights"
+
+
+def test_a_saved_model_scores_the_same(model, folder, photos):
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    for source in (folder, str(folder), folder / "model.safetensors"):
+        loaded = GRepQ.from_pretrained(source)
+        assert loaded.weights_id == model.weights_id
+        assert torch.equal(loaded(photos["rocket"]), model(photos["rocket"]))
+
+
+def test_the_config_records_constants_and_provenance(model, folder):
+    config = json.loads((folder / "config.json").read_text())
+    assert config["pathways"] == ["low", "high"]
+    assert (config["patch_size"], config["patch_stride"], config["ridge"]) == (96, 48, 0.001)
+    assert (config["distance_scale"], config["logit_scale"]) == (100.0, 10.0)
+    assert config == model.config
+    card = (folder / "README.md").read_text()
+    assert model.weights_id in card
+
+
+def test_the_id_names_the_values_and_not_the_file(model, folder):
+    name, _, digest = model.weights_id.rpartition("-")
+    assert name == "random"
+    assert len(digest) == 8
+    loaded = GRepQ.from_pretrained(folder)
+    loaded.low.pristine_mean[0] += 1
+    assert loaded.weights_id != model.weights_id
+    assert GRepQ.from_pretrained(folder, ridge=0.01).weights_id != model.weights_id
+    assert GRepQ.from_pretrained(folder, chunk_size=8).weights_id == model.weights_id
+
+
+def test_one_of_two_pathways_can_be_chosen(model, folder, photos):
+    low = GRepQ.from_pretrained(folder, pathways=["low"])
+    parts, expected = low.components(photos["rocket"]), model.components(photos["rocket"])
+    assert parts["high"] is None
+    assert torch.equal(parts["score"], expected["low"])
+    assert low.features(photos["rocket"]).shape == (1, 128)
+    high = GRepQ.from_pretrained(folder, pathways=["high"])
+    parts = high.components(photos["rocket"])
+    assert parts["low"] is None
+    assert parts["distance"] is None
+    assert torch.equal(parts["score"], expected["high"])
+    assert high.features(photos["rocket"]).shape == (1, 1024)
+    with pytest.raises(ValueError, match="low"):
+        GRepQ.from_pretrained("grepq-ll", pathways=["low", "high"])
+
+
+def test_float16_storage_is_exact_for_rounded_weights(model, tmp_path, photos):
+    rounded = GRepQ(pathways=["low"], name="half", storage="float16")
+    rounded.low.load_state_dict(
+        {k: v.half().to(v.dtype) if v.dtype == torch.float32 else v for k, v in model.low.state_dict().items()}
+    )
+    rounded.save_pretrained(tmp_path)
+    assert (tmp_path / "model.safetensors").stat().st_size < 25e6
+    stored = load_file(tmp_path / "model.safetensors")
+    assert stored["low.encoder.backbone.conv1.weight"].dtype == torch.float16
+    assert stored["low.pristine_cov"].dtype == torch.float64
+    loaded = GRepQ.from_pretrained(tmp_path)
+    assert loaded.weights_id == rounded.weights_id
+    assert torch.equal(loaded(photos["cat"]), rounded(photos["cat"]))
+
+
+def test_the_packaged_weights_load_without_network_and_fit_the_wheel(monkeypatch):
+    import socket
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("grepq-ll opened a connection")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    model = GRepQ.from_pretrained("grepq-ll")
+    assert model.pathways == ("low",)
+    assert model.weights_id.startswith("grepq-ll-")
+    for key in ("trained_by", "trained", "contents_sha256", "steps", "seed", "recipe", "pristine"):
+        assert key in model.provenance, key
+
+    from grepq_metric.weights import packaged_folder
+
+    assert sum(f.stat().st_size for f in packaged_folder().iterdir()) <= 25e6
+
+
+def damage(tensors, kind):
+    first = "low.encoder.backbone.conv1.weight"
+    if kind == "missing":
+        del tensors[first]
+    elif kind == "foreign":
+        tensors["other.weight"] = torch.zeros(1)
+    elif kind == "shape":
+        tensors[first] = torch.zeros(64, 3, 3, 3)
+    elif kind == "NaN":
+        tensors["low.pristine_mean"][3] = torch.nan
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", r"missing \(low.encoder.backbone.conv1.weight"),
+        ("foreign", r"foreign \(other.weight"),
+        ("shape", r"another shape \(low.encoder.backbone.conv1.weight"),
+        ("NaN", r"NaN or infinity \(low.pristine_mean"),
+    ],
+)
+def test_wrong_tensors_are_named(folder, kind, message):
+    file = folder / "model.safetensors"
+    save_file(damage(load_file(file), kind), file)
+    with pytest.raises(WeightsError, match=message):
+        GRepQ.from_pretrained(folder)
+
+
+def test_a_truncated_file_is_named(folder):
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(WeightsError, match="truncated"):
+        GRepQ.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"model_type": "clip"}'])
+def test_a_foreign_config_is_named(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises(WeightsError, match=r"config\.json"):
+        GRepQ.from_pretrained(folder)
+
+
+def test_absent_weights_are_named(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        GRepQ.from_pretrained(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors"):
+        GRepQ.from_pretrained(str(tmp_path / "nowhere.safetensors"))
+    with pytest.raises(ValueError, match="did you mean 'grepq-ll'"):
+        GRepQ.from_pretrained("grepq_ll")
+    with pytest.raises(ValueError, match="unknown option 'chunks'"):
+        GRepQ.from_pretrained(folder, chunks=3)
+    (folder / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"config\.json"):
+        GRepQ.from_pretrained(folder)
+
+
+def test_a_full_disk_is_named_and_leaves_the_old_weights(model, folder, monkeypatch):
+    from grepq_metric import weights
+
+    def full(tensors, path, **kwargs):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(weights, "save_file", full)
+    with pytest.raises(WeightsError, match="No space left"):
+        model.save_pretrained(folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert GRepQ.from_pretrained(folder).weights_id == model.weights_id
