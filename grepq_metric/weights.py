@@ -85,8 +85,7 @@ def locate(cls, weights: str | Path, hub: dict) -> Path:
         )
     config = hub_file(name, CONFIG, hub)
     # By the snapshot's commit, so that both files are of one revision.
-    tensors = hub_file(name, TENSORS, {**hub, "revision": config.parent.name})
-    return config.parent if tensors.parent == config.parent else tensors
+    return _verified(hub_file(name, TENSORS, {**hub, "revision": config.parent.name}), f"{TENSORS} of {name}")
 
 
 def packaged_folder() -> Path:
@@ -237,7 +236,7 @@ def clip_checkpoint(source: str, hub: dict) -> tuple[dict[str, Tensor], str]:
     if path.suffix in (".pt", ".pth", ".bin", ".safetensors") or not REPOSITORY.fullmatch(source):
         raise FileNotFoundError(f"no CLIP checkpoint at {path}")
     path = hub_file(source, CLIP_FILE, hub)
-    return _read_from_hub(path, f"{CLIP_FILE} of {source}"), _content_id(path)
+    return read_tensors(_verified(path, f"{CLIP_FILE} of {source}")), _content_id(path)
 
 
 def high_level_tensors(clip_state: Mapping[str, Tensor], visual: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -266,7 +265,7 @@ def _assemble(cls, entry: BuiltIn, hub: dict) -> Path:
     if folder.exists():
         return folder
 
-    state = _read_from_hub(clip_file, f"{CLIP_FILE} of {CLIP_REPOSITORY}")
+    state = read_tensors(_verified(clip_file, f"{CLIP_FILE} of {CLIP_REPOSITORY}"))
     provenance = {
         "high": f"OpenAI CLIP RN50, not fine-tuned; {CLIP_REPOSITORY} at {clip_file.parent.name}",
         **sources,
@@ -308,8 +307,8 @@ def _content_id(path: Path) -> str:
     return blob.name if re.fullmatch(r"[0-9a-f]{64}", blob.name) else sha256(blob)
 
 
-def _read_from_hub(path: Path, what: str) -> dict[str, Tensor]:
-    """Read a downloaded file after comparing its content with the Hub's SHA-256: the client compares only the size."""
+def _verified(path: Path, what: str) -> Path:
+    """Compare a downloaded file with the SHA-256 that the Hub states: the client compares only the size."""
     blob, expected = path.resolve(), _content_id(path)
     actual = sha256(blob)
     if actual != expected:
@@ -318,7 +317,7 @@ def _read_from_hub(path: Path, what: str) -> dict[str, Tensor]:
         raise WeightsError(
             f"{what} was damaged (SHA-256 {actual}, expected {expected}) and is removed from the cache: try again. {ADVICE}"
         )
-    return read_tensors(path)
+    return path
 
 
 def _disk_error(folder: Path, error: BaseException) -> WeightsError:

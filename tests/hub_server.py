@@ -35,6 +35,7 @@ class HubServer:
         self.faults: set[str] = set()
         self.requests: list[tuple[str, str, str | None]] = []
         self.uploads: dict[str, bytes] = {}
+        self._digests: dict[int, str] = {}
 
     def start(self) -> None:
         """Serve in a thread."""
@@ -48,7 +49,15 @@ class HubServer:
     def content(self, repository: str, file: str) -> bytes:
         """A file as a client should get it."""
         value = self.repositories[repository][file]
-        return value.read_bytes() if isinstance(value, Path) else value
+        if isinstance(value, Path):
+            value = self.repositories[repository][file] = value.read_bytes()
+        return value
+
+    def digest(self, content: bytes) -> str:
+        """SHA-256 of a file, computed once."""
+        if id(content) not in self._digests:
+            self._digests[id(content)] = hashlib.sha256(content).hexdigest()
+        return self._digests[id(content)]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -128,7 +137,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._file(self.hub.content(match[1], match[3]), body)
 
     def _file(self, content: bytes, body: bool) -> None:
-        digest = hashlib.sha256(content).hexdigest()
+        digest = self.hub.digest(content)
         headers = {"ETag": f'"{digest}"', "X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
         headers |= {"X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
         if "wrong-hash" in self.hub.faults:

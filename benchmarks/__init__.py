@@ -1,0 +1,1 @@
+"""Measurements that we publish; each is a module that runs with ``python -m``."""

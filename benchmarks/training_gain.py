@@ -1,0 +1,150 @@
+"""What training the low-level encoder bought: trained against untrained weights and a plain image statistic.
+
+    python -m benchmarks.training_gain --opinions DIR --photos DIR [--photos DIR ...] --out DIR
+
+Two measurements, both zero-shot:
+
+- SRCC and PLCC with real opinion scores: a folder with ``labels.csv`` (columns ``image``, ``mos``), such as biq2021_dev;
+- SRCC with the severity of synthetic distortions of photos that scikit-image ships, made by scikit-image and Pillow and
+  so by other code than the training's.
+
+The untrained network has the very weights that training started from (seed 0) and pristine statistics of the same photos.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import scipy.stats
+import skimage
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from grepq_metric import GRepQ, read_image
+from grepq_metric.training.data import list_photos
+from grepq_metric.training.pristine import Selection, set_pristine_statistics
+
+SYNTHETIC_PHOTOS = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle")
+
+
+def main() -> None:
+    """Measure, print a table and write it, with all scores, to --out."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--opinions", type=Path, required=True, help="folder with labels.csv")
+    parser.add_argument("--photos", type=Path, action="append", required=True, help="photos for the pristine statistics")
+    parser.add_argument("--weights", default="grepq-ll", help="as in GRepQ.from_pretrained")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+
+    trained = GRepQ.from_pretrained(arguments.weights)
+    torch.manual_seed(0)
+    untrained = GRepQ(pathways=["low"], name="untrained")
+    set_pristine_statistics(untrained, list_photos(arguments.photos), Selection())
+    metrics = {
+        trained.weights_id: lambda x: trained(x).item(),
+        untrained.weights_id: lambda x: untrained(x).item(),
+        "mean gradient magnitude": gradient_magnitude,
+    }
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with torch.inference_mode():
+        lines = [
+            *opinions(metrics, arguments.opinions, arguments.out / f"{arguments.opinions.name}.csv"),
+            "",
+            *severities(metrics),
+        ]
+    date = datetime.now(timezone.utc).date().isoformat()
+    lines += ["", f"{date}, torch {torch.__version__}, {torch.get_num_threads()} threads, pristine photos of the untrained"]
+    lines += [f"network: {json.dumps(untrained.provenance['pristine'])}"]
+    text = "\n".join(lines) + "\n"
+    (arguments.out / "training_gain.md").write_text(text)
+    print(text)
+
+
+def gradient_magnitude(x: torch.Tensor) -> float:
+    """Mean length of the Sobel gradient of the grey image."""
+    return float(skimage.filters.sobel(skimage.color.rgb2gray(x[0].permute(1, 2, 0).numpy())).mean())
+
+
+def opinions(metrics: dict, folder: Path, table: Path) -> list[str]:
+    """Correlation with opinion scores, with bootstrap intervals; all scores go to the file `table`."""
+    with (folder / "labels.csv").open() as file:
+        labels = list(csv.DictReader(file))
+    rows = []
+    for label in tqdm(labels, desc=folder.name, disable=None):
+        x = read_image(folder / label["image"]).unsqueeze(0)
+        rows.append([label["image"], float(label["mos"]), *(metric(x) for metric in metrics.values())])
+    with table.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([["image", "mos", *metrics], *rows])
+    mos = np.array([row[1] for row in rows])
+    lines = [f"{folder.name}, {len(rows)} photos with opinion scores:", ""]
+    lines += ["| metric | SRCC (95 % interval) | PLCC, no fit |", "|---|---|---|"]
+    for column, name in enumerate(metrics, 2):
+        scores = np.array([row[column] for row in rows])
+        interval = scipy.stats.bootstrap(
+            (scores, mos),
+            lambda a, b: scipy.stats.spearmanr(a, b).statistic,
+            paired=True,
+            vectorized=False,
+            n_resamples=1000,
+            method="percentile",
+            rng=np.random.default_rng(0),
+        ).confidence_interval
+        srcc, plcc = scipy.stats.spearmanr(scores, mos).statistic, scipy.stats.pearsonr(scores, mos).statistic
+        lines.append(f"| {name} | {srcc:.3f} ({interval.low:.3f} to {interval.high:.3f}) | {plcc:.3f} |")
+    return lines
+
+
+def severities(metrics: dict) -> list[str]:
+    """SRCC between severity and score within each distortion type, over photos: the mean SRCC of a photo's five levels."""
+    photos = [getattr(skimage.data, name)() for name in SYNTHETIC_PHOTOS]
+    photos = [photo[0] if isinstance(photo, tuple) else photo for photo in photos]
+    lines = [f"Severity of synthetic distortions, {len(photos)} photos of scikit-image, undistorted and 5 levels:", ""]
+    lines += ["| distortion | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
+    for name, distort in tqdm(SEVERITIES.items(), desc="synthetic", disable=None):
+        correlations = {metric: [] for metric in metrics}
+        for photo in photos:
+            versions = [photo, *(distort(photo, level) for level in range(1, 6))]
+            tensors = [torch.from_numpy(np.ascontiguousarray(v)).permute(2, 0, 1)[None].float() / 255 for v in versions]
+            for metric, function in metrics.items():
+                scores = [function(x) for x in tensors]
+                correlations[metric].append(scipy.stats.spearmanr(scores, range(0, -6, -1)).statistic)
+        lines.append(f"| {name} | " + " | ".join(f"{np.mean(values):.2f}" for values in correlations.values()) + " |")
+    return lines
+
+
+def _to_uint8(image: np.ndarray) -> np.ndarray:
+    return (255 * np.clip(image, 0, 1)).round().astype(np.uint8)
+
+
+def _jpeg(photo: np.ndarray, level: int) -> np.ndarray:
+    stream = io.BytesIO()
+    Image.fromarray(photo).save(stream, "JPEG", quality=(60, 35, 20, 10, 5)[level - 1])
+    return np.asarray(Image.open(stream))
+
+
+def _resize(photo: np.ndarray, level: int) -> np.ndarray:
+    small = skimage.transform.rescale(photo, 1 / (1.5, 2, 3, 4.5, 7)[level - 1], channel_axis=2, anti_aliasing=True)
+    return _to_uint8(skimage.transform.resize(small, photo.shape))
+
+
+SEVERITIES = {
+    "Gaussian blur": lambda p, i: _to_uint8(skimage.filters.gaussian(p, 0.7 * 1.6 ** (i - 1), channel_axis=2)),
+    "white noise": lambda p, i: _to_uint8(skimage.util.random_noise(p, "gaussian", rng=i, var=(0.012 * 2**i) ** 2)),
+    "salt and pepper": lambda p, i: _to_uint8(skimage.util.random_noise(p, "s&p", rng=i, amount=0.003 * 2.5 ** (i - 1))),
+    "JPEG": _jpeg,
+    "down- and up-sampling": _resize,
+    "lower contrast": lambda p, i: _to_uint8(0.5 + (p / 255 - 0.5) * (0.8, 0.62, 0.48, 0.35, 0.22)[i - 1]),
+    "darker": lambda p, i: _to_uint8(skimage.exposure.adjust_gamma(p / 255, 1 + 0.35 * i)),
+    "brighter": lambda p, i: _to_uint8(skimage.exposure.adjust_gamma(p / 255, 1 / (1 + 0.35 * i))),
+}
+
+
+if __name__ == "__main__":
+    main()

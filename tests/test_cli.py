@@ -1,0 +1,182 @@
+"""Promises of the command line: every format, every kind of path, errors as rows, nothing lost."""
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+import grepq_metric
+from grepq_metric import GRepQ, read_image
+
+GREPQ = [sys.executable, "-c", "from grepq_metric.cli import main; main()"]
+
+
+def grepq(*args, stdin=None, status=0, cwd=None):
+    result = subprocess.run([*GREPQ, *map(str, args)], input=stdin, capture_output=True, text=True, cwd=cwd)
+    assert result.returncode == status, result.stderr
+    assert "Traceback" not in result.stderr
+    return result
+
+
+@pytest.fixture(scope="module")
+def scores(photo_folder):
+    model = GRepQ.from_pretrained("grepq-ll")
+    return {p.name: model(read_image(p).unsqueeze(0)).item() for p in photo_folder.iterdir()}
+
+
+def test_help_names_every_command_and_loads_no_torch():
+    text = grepq("--help").stdout
+    for command in ("score", "info", "convert", "train", "pristine"):
+        assert command in text
+        assert "--help" in grepq(command, "--help").stdout
+    assert "--resume" in grepq("train", "low", "--help").stdout
+    code = "import sys; from grepq_metric import cli; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_version_and_info():
+    assert grepq("--version").stdout.strip() == f"grepq {grepq_metric.__version__}"
+    text = grepq("info").stdout
+    for name in ("grepq-ll", "grepq-hl", "grepq"):
+        assert name in text
+    described = grepq("info", "grepq-ll").stdout
+    assert described.startswith(GRepQ.from_pretrained("grepq-ll").weights_id)
+    assert json.loads(described.partition("\n")[2])["provenance"]["contents_sha256"]
+
+
+def test_json_of_a_folder(photo_folder, scores):
+    result = grepq("score", photo_folder, "--format", "json")
+    rows = json.loads(result.stdout)
+    assert [os.path.basename(r["path"]) for r in rows] == sorted(scores)
+    for row in rows:
+        assert row["score"] == pytest.approx(scores[os.path.basename(row["path"])], abs=1e-6)
+        assert row["low"] == row["score"]
+        assert row["high"] is None
+        assert row["error"] is None
+    sizes = {os.path.basename(r["path"]): (r["width"], r["height"]) for r in rows}
+    assert sizes["cat.png"] == (451, 300)
+    assert GRepQ.from_pretrained("grepq-ll").weights_id in result.stderr
+
+
+def test_paths_come_back_as_given(photo_folder, scores):
+    paths = ["cat.png", "./cat.png", "../" + photo_folder.name + "/cat.png", str(photo_folder / "cat.png")]
+    rows = [json.loads(line) for line in grepq("score", *paths, "--format", "jsonl", cwd=photo_folder).stdout.splitlines()]
+    assert [r["path"] for r in rows] == paths
+    rows = list(
+        csv.DictReader(io.StringIO(grepq("score", "-", "--format", "csv", stdin="\n".join(paths), cwd=photo_folder).stdout))
+    )
+    assert [r["path"] for r in rows] == paths
+    assert float(rows[0]["score"]) == pytest.approx(scores["cat.png"], abs=1e-6)
+    rows = json.loads(grepq("score", "./c*.png", "--format", "json", cwd=photo_folder).stdout)
+    assert [r["path"] for r in rows] == ["./cat.png", "./coffee.png"]
+
+
+def test_subfolders_need_recursive(tmp_path, photo_folder):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.png", "sub/b.png"):
+        (tmp_path / name).write_bytes((photo_folder / "stereo.png").read_bytes())
+    assert [r["path"] for r in json.loads(grepq("score", ".", "--format", "json", cwd=tmp_path).stdout)] == ["./a.png"]
+    rows = json.loads(grepq("score", ".", "-r", "--format", "json", cwd=tmp_path).stdout)
+    assert [r["path"] for r in rows] == ["./a.png", "./sub/b.png"]
+
+
+def test_what_can_not_be_read_is_a_row_and_the_rest_is_scored(photo_folder, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no photo")
+    args = [tmp_path / "broken.jpg", photo_folder / "stereo.png", tmp_path / "absent.png", tmp_path / "no*.png"]
+    for format in ("json", "jsonl", "csv", "table"):
+        result = grepq("score", *args, "--format", format, status=1)
+        assert "3 of the photos could not be scored" in result.stderr
+        assert all(os.path.basename(path) in result.stdout for path in args)
+    result = grepq("score", *args, "--format", "json", status=1)
+    rows = json.loads(result.stdout)
+    assert [r["score"] is None for r in rows] == [True, False, True, True]
+    assert "cannot read" in rows[0]["error"]
+    assert "no such file" in rows[2]["error"]
+
+
+def test_nothing_to_score_is_an_empty_result(tmp_path):
+    assert json.loads(grepq("score", tmp_path, "--format", "json").stdout) == []
+
+
+def test_output_goes_to_a_file_as_it_is_computed(photo_folder, scores, tmp_path):
+    out = tmp_path / "scores.jsonl"
+    process = subprocess.Popen(
+        [*GREPQ, "score", "-", "--format", "jsonl", "--output", str(out)],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for name in sorted(scores)[:4]:
+        process.stdin.write(f"{photo_folder / name}\n")
+    process.stdin.flush()
+    for _ in range(600):
+        if out.exists() and out.read_text().count("\n") >= 1:
+            break
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.1)
+    process.kill()
+    process.wait()
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len(rows) >= 1
+    assert rows[0]["score"] == pytest.approx(scores[sorted(scores)[0]], abs=1e-6)
+
+
+def test_a_closed_pipe_is_no_error(photo_folder):
+    command = f"{sys.executable} -c 'from grepq_metric.cli import main; main()' score {photo_folder} --format csv | head -n 1"
+    result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert result.stdout == "path,score,low,high,width,height,error\n"
+    assert "Traceback" not in result.stderr
+    assert "BrokenPipe" not in result.stderr
+
+
+def test_maps_are_drawn(photo_folder, tmp_path):
+    grepq("score", "cat.png", "stereo.png", "--map", tmp_path / "maps", cwd=photo_folder)
+    for name, size in {"cat": (451, 300), "stereo": (96, 96)}.items():
+        with Image.open(tmp_path / "maps" / f"{name}.png.map.png") as image:
+            assert image.size == (size[0], size[1] + 22)
+
+
+def test_maps_of_equal_names_do_not_collide(photo_folder, tmp_path):
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "x.png").write_bytes((photo_folder / "stereo.png").read_bytes())
+    grepq("score", "a/x.png", "./b/x.png", "--map", "maps", cwd=tmp_path)
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["a__x.png.map.png", "b__x.png.map.png"]
+
+
+def test_weights_decide_the_pathways_alone_and_the_metric_chooses(model, photo_folder, tmp_path):
+    model.save_pretrained(tmp_path)
+    photo = photo_folder / "stereo.png"
+    (row,) = json.loads(grepq("score", photo, "--weights", tmp_path, "--format", "json").stdout)
+    assert row["high"] is not None
+    assert row["score"] == pytest.approx(row["low"] + row["high"], abs=1e-6)
+    (low,) = json.loads(grepq("score", photo, "--weights", tmp_path, "--metric", "grepq-ll", "--format", "json").stdout)
+    assert low["high"] is None
+    assert low["score"] == row["low"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["score", "x.png", "--metric", "niqe"], "unknown metric 'niqe'"),
+        (["score", "x.png", "--weights", "grepq-xx"], "unknown weights 'grepq-xx'"),
+        (["score", "x.png", "--weights", "./nowhere"], "no weights at nowhere"),
+        (["score", "x.png", "--device", "tpu9"], "cannot use device 'tpu9'"),
+        (["score", "x.png", "--output", "/nowhere/out.csv"], "/nowhere/out.csv"),
+        (["info", "grepq_ll"], "did you mean 'grepq-ll'"),
+        (["convert", "-o", "x"], "nothing to convert"),
+        (["train", "low", "--photos", "/nowhere", "--out", "x"], "/nowhere"),
+        (["train", "low", "--photos", ".", "--out", "x", "--recipe", "none"], "unknown recipe 'none'"),
+        (["train", "low", "--photos", ".", "--out", "x", "--types", "fog"], "unknown distortion types"),
+        (["pristine", "--photos", "/nowhere", "--weights", "/nowhere"], "no weights at /nowhere"),
+    ],
+)
+def test_expected_errors_are_one_line(args, message, tmp_path):
+    result = grepq(*args, status=2, cwd=tmp_path)
+    assert message in result.stderr
+    assert result.stderr.strip().count("\n") == 0

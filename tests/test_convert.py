@@ -1,0 +1,157 @@
+"""Promise: the authors' released files become weights that give the numbers of their tensors; other files are refused."""
+
+import math
+
+import pytest
+import torch
+
+from grepq_metric import GRepQ, WeightsError
+from grepq_metric.convert import convert
+from tests.test_fidelity import reference, reference_encoder
+
+h5py = pytest.importorskip("h5py", reason="reading the authors' patches needs h5py (extra: convert)")
+
+
+@pytest.fixture(scope="module")
+def patches(photos):
+    parts = [photo.unfold(2, 96, 60).unfold(3, 96, 60).permute(0, 2, 3, 1, 4, 5).flatten(0, 2) for photo in photos.values()]
+    return torch.cat(parts)
+
+
+@pytest.fixture(scope="module")
+def released(model, patches, tmp_path_factory):
+    """Files with the layout of the authors' release and the values of the random model."""
+    folder = tmp_path_factory.mktemp("released")
+    children = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
+    state = {"encoder.base_model.fc.weight": torch.rand(1000, 512), "encoder.base_model.fc.bias": torch.rand(1000)}
+    for key, value in model.low.encoder.state_dict().items():
+        if key.startswith("head."):
+            state[key] = value
+            continue
+        name = key.removeprefix("backbone.")
+        child, _, rest = name.partition(".")
+        state[f"encoder.base_model.{name}"] = state[f"encoder.resnet18.{children[child]}.{rest}"] = value
+    low = folder / "low_level_model_weights.tar"
+    torch.save({"model": {"state_dict": state}, "optimizer": {"state": {}, "param_groups": []}, "current_iteration": 7}, low)
+    high = folder / "high_level_model_weights.pth"
+    positional = {"attnpool.positional_embedding": torch.rand(50, 2048)}
+    torch.save({**model.high.visual.state_dict(), **positional}, high)
+    pristine = folder / "pristine_patches_096_0.75_0.80.hdf5"
+    with h5py.File(pristine, "w") as file:
+        file["data"] = patches.numpy()
+    return {"low": low, "high": high, "pristine": pristine}
+
+
+def test_all_files_give_the_numbers_of_the_formulas(released, clip_file, patches, photos, tmp_path):
+    model = convert(**released, clip=str(clip_file))
+    z = reference_encoder(patches.double(), {k: v.double() for k, v in model.low.encoder.state_dict().items()})
+    assert torch.allclose(model.low.pristine_mean, z.mean(0), rtol=1e-4, atol=1e-5)
+    assert torch.allclose(model.low.pristine_cov, torch.cov(z.T), rtol=1e-3, atol=1e-5)
+    model.save_pretrained(tmp_path)
+    loaded = GRepQ.from_pretrained(tmp_path)
+    assert loaded.weights_id == model.weights_id
+    assert loaded.provenance["pristine_patches"] == len(patches)
+    assert {"low_sha256", "high_sha256", "pristine_sha256", "clip_sha256"} <= set(loaded.provenance)
+    expected = reference(loaded, photos["rocket"])
+    assert loaded(photos["rocket"]).item() == pytest.approx(expected["score"], abs=1e-5)
+
+
+def test_the_prompt_vectors_come_from_clip(released, clip_file, clip_state):
+    from grepq_metric.high_level import prompt_features
+
+    model = convert(None, released["high"], None, str(clip_file))
+    assert model.pathways == ("high",)
+    halved = {k: v.half().float() if v.is_floating_point() else v for k, v in clip_state.items()}
+    assert torch.allclose(model.high.text_features, prompt_features(halved), atol=1e-5)
+    assert torch.allclose(model.high.text_features.norm(dim=1), torch.ones(2))
+
+
+def test_the_low_level_pathway_alone(released, photos):
+    model = convert(released["low"], None, released["pristine"], None)
+    assert model.pathways == ("low",)
+    assert math.isfinite(model(photos["cat"]).item())
+
+
+def test_files_that_belong_together_are_asked_for(released, clip_file):
+    with pytest.raises(ValueError, match="--low needs --pristine"):
+        convert(released["low"], None, None, None)
+    with pytest.raises(ValueError, match="--clip needs --high"):
+        convert(None, None, None, str(clip_file))
+    with pytest.raises(ValueError, match="nothing to convert"):
+        convert(None, None, None, None)
+    with pytest.raises(FileNotFoundError, match="absent"):
+        convert("absent.tar", None, released["pristine"], None)
+    with pytest.raises(FileNotFoundError, match=r"absent\.pt"):
+        convert(None, released["high"], None, "absent.pt")
+
+
+def edit_low(state, kind):
+    first = "encoder.base_model.conv1.weight"
+    if kind == "missing":
+        for key in (first, "encoder.resnet18.0.weight"):
+            del state[key]
+    elif kind == "foreign":
+        state["projector.weight"] = torch.zeros(1)
+    elif kind == "copies differ":
+        state[first] = state[first] + 1
+    elif kind == "NaN":
+        state["head.2.bias"] = torch.full((128,), torch.nan)
+    elif kind == "shape":
+        state["head.2.bias"] = torch.zeros(64)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing", "missing .*conv1.weight"),
+        ("foreign", "projector.weight"),
+        ("copies differ", "encoder.resnet18.0.weight differs"),
+        ("NaN", r"NaN or infinity \(head.2.bias"),
+        ("shape", r"another shape \(head.2.bias"),
+    ],
+)
+def test_low_level_tensors_that_do_not_fit_are_named(released, tmp_path, kind, message):
+    archive = torch.load(released["low"], weights_only=True)
+    edit_low(archive["model"]["state_dict"], kind)
+    torch.save(archive, tmp_path / "low.tar")
+    with pytest.raises(WeightsError, match=message):
+        convert(tmp_path / "low.tar", None, released["pristine"], None)
+
+
+def test_swapped_and_damaged_files_are_refused(released, clip_file, tmp_path):
+    with pytest.raises(WeightsError, match="state_dict"):
+        convert(released["high"], None, released["pristine"], None)
+    with pytest.raises(WeightsError, match="foreign"):
+        convert(None, released["low"], None, str(clip_file))
+    with pytest.raises(WeightsError, match="not a full CLIP"):
+        convert(None, released["high"], None, str(released["high"]))
+    with pytest.raises(WeightsError, match="cannot read"):
+        convert(released["low"], None, released["high"], None)
+    (tmp_path / "cut.tar").write_bytes(released["low"].read_bytes()[:5000])
+    with pytest.raises(WeightsError, match=r"cut\.tar"):
+        convert(tmp_path / "cut.tar", None, released["pristine"], None)
+    with h5py.File(tmp_path / "small.hdf5", "w") as file:
+        file["data"] = torch.rand(4, 3, 64, 64).numpy()
+    with pytest.raises(WeightsError, match="expected"):
+        convert(released["low"], None, tmp_path / "small.hdf5", None)
+    with h5py.File(tmp_path / "bytes.hdf5", "w") as file:
+        file["data"] = (255 * torch.rand(4, 3, 96, 96)).numpy()
+    with pytest.raises(WeightsError, match="outside"):
+        convert(released["low"], None, tmp_path / "bytes.hdf5", None)
+
+
+class Payload:
+    """Would write a file if it were unpickled."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return open, (str(self.target), "w")
+
+
+def test_a_pickle_runs_no_code(released, tmp_path):
+    torch.save({"model": {"state_dict": {}}, "extra": Payload(tmp_path / "owned")}, tmp_path / "evil.tar")
+    with pytest.raises(WeightsError, match=r"evil\.tar"):
+        convert(tmp_path / "evil.tar", None, released["pristine"], None)
+    assert not (tmp_path / "owned").exists()

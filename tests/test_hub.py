@@ -1,0 +1,189 @@
+"""Promises of the Hub: the real client downloads from (a local copy of) its API, and every fault is one clear message."""
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+
+import huggingface_hub
+import pytest
+import torch
+
+from grepq_metric import GRepQ, WeightsError, weights
+from tests.hub_server import COMMIT
+
+SCORE = "import sys; from grepq_metric import GRepQ; print(GRepQ.from_pretrained(sys.argv[1]).weights_id)"
+
+
+def run(code, *args, **environment):
+    """A fresh interpreter, since the Hub client reads its environment on import."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *args], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def message_of(process):
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 1
+    return err.strip().splitlines()[-1]
+
+
+@pytest.fixture
+def clip_hub(hub, clip_file):
+    """The Hub with CLIP on it."""
+    hub.repositories[weights.CLIP_REPOSITORY] = {weights.CLIP_FILE: clip_file}
+    return hub
+
+
+@pytest.fixture(scope="session")
+def clip_cache(tmp_path_factory):
+    """A cache that several tests share, so that CLIP is fetched and assembled once."""
+    return tmp_path_factory.mktemp("hub-cache")
+
+
+@pytest.fixture
+def own_weights(hub, tmp_path):
+    """A repository with the packaged low-level weights under another name."""
+    folder = weights.packaged_folder()
+    hub.repositories["tester/mine"] = {name: folder / name for name in ("config.json", "model.safetensors")}
+    return "tester/mine"
+
+
+def assembled(cache):
+    return sorted(p.name for p in cache.rglob("grepq*-*") if (p / "config.json").exists())
+
+
+def test_clip_is_fetched_and_assembled_once(clip_hub, clip_cache, clip_state, photos, monkeypatch):
+    model = GRepQ.from_pretrained("grepq-hl", cache_dir=clip_cache)
+    assert model.pathways == ("high",)
+    assert model.provenance["clip_sha256"]
+    assert COMMIT in model.provenance["high"]
+    tower = {k.removeprefix("visual."): v.half().float() for k, v in clip_state.items() if k.startswith("visual.")}
+    for key, value in model.high.visual.state_dict().items():
+        assert torch.equal(value, tower[key]) or not value.is_floating_point(), key
+
+    def refuse(state):
+        raise AssertionError("a text tower was built although the weights were assembled already")
+
+    monkeypatch.setattr("grepq_metric.high_level.prompt_features", refuse)
+    clip_hub.requests.clear()
+    again = GRepQ.from_pretrained("grepq-hl", cache_dir=clip_cache)
+    assert again.weights_id == model.weights_id
+    assert not [r for r in clip_hub.requests if r[0] == "GET" and r[1].endswith(weights.CLIP_FILE)]
+    clip_hub.faults.add("error")
+    assert GRepQ.from_pretrained("grepq-hl", cache_dir=clip_cache, local_files_only=True).weights_id == model.weights_id
+
+
+def test_both_pathways_are_the_packaged_one_and_clip(clip_hub, clip_cache, photos):
+    both = GRepQ.from_pretrained("grepq", cache_dir=clip_cache)
+    low = GRepQ.from_pretrained("grepq-ll").components(photos["rocket"])
+    high = GRepQ.from_pretrained("grepq-hl", cache_dir=clip_cache).components(photos["rocket"])
+    parts = both.components(photos["rocket"])
+    assert torch.equal(parts["low"], low["score"])
+    assert torch.equal(parts["high"], high["score"])
+    assert parts["score"].item() == pytest.approx((low["score"] + high["score"]).item(), abs=1e-7)
+    assert both.provenance["low"] == GRepQ.from_pretrained("grepq-ll").provenance
+
+
+def test_two_processes_at_once_leave_one_whole_cache(clip_hub, tmp_path):
+    processes = [run(SCORE, "grepq-hl", HF_HOME=str(tmp_path)) for _ in range(2)]
+    results = [p.communicate(timeout=300) for p in processes]
+    assert [p.returncode for p in processes] == [0, 0], results
+    assert results[0][0] == results[1][0] != ""
+    assert len(assembled(tmp_path)) == 1
+    assert not list(tmp_path.rglob(".grepq*"))
+
+
+def test_no_network_says_what_to_do_and_offline_uses_the_cache(own_weights, tmp_path):
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        nowhere = f"http://127.0.0.1:{closed.getsockname()[1]}"
+    offline = run(SCORE, "grepq", HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    unreachable = run(SCORE, "grepq", HF_HOME=str(tmp_path), HF_ENDPOINT=nowhere)
+    for process in (offline, unreachable):
+        message = message_of(process)
+        assert "WeightsError" in message
+        for advice in ("HF_ENDPOINT", "weights folder", "grepq-ll"):
+            assert advice in message
+    assert not assembled(tmp_path)
+    online = run(SCORE, own_weights, HF_HOME=str(tmp_path)).communicate(timeout=300)[0]
+    offline = run(SCORE, own_weights, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1").communicate(timeout=300)[0]
+    assert online == offline != ""
+
+
+def test_a_repository_with_a_revision(own_weights, hub, tmp_path):
+    expected = GRepQ.from_pretrained("grepq-ll").weights_id
+    assert GRepQ.from_pretrained(own_weights, cache_dir=tmp_path).weights_id == expected
+    assert GRepQ.from_pretrained(own_weights, cache_dir=tmp_path, revision=COMMIT, token="hf_secret").weights_id == expected
+    assert all(f"/resolve/{COMMIT}/" in path for _, path, _ in hub.requests if path.endswith(".safetensors"))
+    with pytest.raises(WeightsError, match="no revision 'v9'"):
+        GRepQ.from_pretrained(own_weights, cache_dir=tmp_path, revision="v9")
+
+
+def test_the_token_is_sent(own_weights, hub, tmp_path):
+    GRepQ.from_pretrained(own_weights, cache_dir=tmp_path, token="hf_secret")
+    assert {authorization for _, _, authorization in hub.requests} == {"Bearer hf_secret"}
+
+
+def test_a_missing_repository_and_a_foreign_one(hub, tmp_path):
+    with pytest.raises(WeightsError, match="no repository tester/absent"):
+        GRepQ.from_pretrained("tester/absent", cache_dir=tmp_path)
+    hub.repositories["tester/foreign"] = {"config.json": b"{}"}
+    with pytest.raises(WeightsError, match=r"has no model\.safetensors"):
+        GRepQ.from_pretrained("tester/foreign", cache_dir=tmp_path)
+    with pytest.raises(WeightsError, match="no repository timm"):
+        GRepQ.from_pretrained("grepq", cache_dir=tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["truncate", "wrong-hash", "error"])
+def test_a_failed_download_leaves_a_cache_that_works_next_time(own_weights, hub, tmp_path, fault):
+    hub.faults.add(fault)
+    with pytest.raises(WeightsError, match=r"try again|Try again|cannot reach"):
+        GRepQ.from_pretrained(own_weights, cache_dir=tmp_path)
+    hub.faults.clear()
+    assert GRepQ.from_pretrained(own_weights, cache_dir=tmp_path).weights_id.startswith("grepq-ll-")
+
+
+def test_a_clip_of_another_kind_is_refused(hub, tmp_path):
+    from safetensors.torch import save
+
+    hub.repositories[weights.CLIP_REPOSITORY] = {weights.CLIP_FILE: save({"visual.conv1.weight": torch.zeros(1)})}
+    with pytest.raises(WeightsError, match="not a full CLIP RN50"):
+        GRepQ.from_pretrained("grepq-hl", cache_dir=tmp_path)
+    assert not assembled(tmp_path)
+
+
+def test_a_full_disk_while_downloading_and_while_assembling(clip_hub, clip_cache, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    GRepQ.from_pretrained("grepq-hl", cache_dir=clip_cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(huggingface_hub, "hf_hub_download", full)
+        with pytest.raises(WeightsError, match=r"No space left.*HF_HOME"):
+            GRepQ.from_pretrained("grepq-hl", cache_dir=tmp_path)
+    # The same download, another assembled folder.
+    before = assembled(clip_cache)
+    with monkeypatch.context() as patch:
+        patch.setattr(weights, "save_file", full)
+        patch.setattr(
+            weights, "sha256", lambda path, plain=weights.sha256: plain(path)[::-1] if "assets" in str(path) else plain(path)
+        )
+        with pytest.raises(WeightsError, match=r"No space left.*HF_HOME"):
+            GRepQ.from_pretrained("grepq", cache_dir=clip_cache)
+    assert assembled(clip_cache) == before
+    assert not list(clip_cache.rglob(".grepq*"))
+
+
+def test_pushed_weights_come_back(hub, tmp_path, photos):
+    model = GRepQ.from_pretrained("grepq-ll")
+    model.push_to_hub("tester/pushed", token="hf_secret")
+    assert sorted(hub.repositories["tester/pushed"]) == ["README.md", "config.json", "model.safetensors"]
+    card = hub.content("tester/pushed", "README.md").decode()
+    assert model.weights_id in card
+    assert "library_name: grepq-metric" in card
+    back = GRepQ.from_pretrained("tester/pushed", cache_dir=tmp_path)
+    assert back.weights_id == model.weights_id
+    assert torch.equal(back(photos["cat"]), model(photos["cat"]))

@@ -1,0 +1,111 @@
+"""Promises of the plugin: pyiqa knows the metrics without an import of ours, cheaply, and gives the model's own scores."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pyiqa
+import pytest
+import torch
+
+from grepq_metric import GRepQ
+
+PTH = Path(__file__).parents[1] / "grepq_metric" / "plugins" / "grepq_metric_autoload.pth"
+
+
+def python(code, **environment):
+    env = {**os.environ, **environment}
+    return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout.split()
+
+
+LIST = "import sys, pyiqa; print(*pyiqa.list_models(filter='grepq*'), 'grepq_metric.model' in sys.modules)"
+
+
+def test_a_fresh_interpreter_lists_the_metrics():
+    assert python(LIST) == ["grepq", "grepq-hl", "grepq-ll", "False"]
+    assert python(LIST, GREPQ_METRIC_AUTOLOAD="0") == ["False"]
+
+
+def test_an_import_registers_as_well_and_twice_is_harmless():
+    for code in ("import grepq_metric", "import pyiqa, grepq_metric", "import grepq_metric; grepq_metric._autoload.install()"):
+        assert python(f"{code}; {LIST}", GREPQ_METRIC_AUTOLOAD="0")[:3] == ["grepq", "grepq-hl", "grepq-ll"]
+
+
+def test_importing_the_package_loads_neither_torch_nor_pyiqa():
+    assert python("import sys, grepq_metric; print(*{'torch', 'pyiqa', 'numpy'} & set(sys.modules))") == []
+
+
+def test_the_hook_costs_under_a_millisecond_at_start():
+    line = PTH.read_text()
+    before, seconds = list(sys.meta_path), []
+    try:
+        for _ in range(20):
+            start = time.perf_counter()
+            exec(line)
+            seconds.append(time.perf_counter() - start)
+    finally:
+        sys.meta_path[:] = before
+    assert statistics.median(seconds) < 1e-3
+    # It imports nothing that the interpreter has not loaded before.
+    loaded = "import sys; before = set(sys.modules); exec(open(sys.argv[0]).read()); print(*set(sys.modules) - before)"
+    code = loaded.replace("sys.argv[0]", repr(str(PTH)))
+    assert subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
+
+
+def test_the_hook_never_raises_without_the_package(tmp_path):
+    """As after a broken uninstall: the interpreter starts, and other imports work."""
+    code = f"import sys; exec(open({str(PTH)!r}).read()); import json, email; print('ok')"
+    result = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert (result.stdout.strip(), result.stderr) == ("ok", "")
+
+
+def test_pyiqa_gives_the_scores_of_the_model(photos):
+    metric = pyiqa.create_metric("grepq-ll", device="cpu")
+    assert metric.lower_better is False
+    assert metric.metric_mode == "NR"
+    model = GRepQ.from_pretrained("grepq-ll")
+    for photo in photos.values():
+        assert torch.equal(metric(photo), model(photo))
+
+
+def test_pyiqa_reads_files(photo_folder, photos):
+    metric = pyiqa.create_metric("grepq-ll", device="cpu")
+    expected = GRepQ.from_pretrained("grepq-ll")(photos["cat"])
+    assert metric(str(photo_folder / "cat.png")).item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_as_loss_back_propagates_to_the_image(photos):
+    loss = pyiqa.create_metric("grepq-ll", as_loss=True, device="cpu")
+    x = photos["rocket"].repeat(2, 1, 1, 1).requires_grad_()
+    value = loss(x)
+    assert value.ndim == 0
+    value.backward()
+    assert x.grad.isfinite().all()
+    assert x.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in loss.net.parameters())
+
+
+def test_weights_pass_through(model, tmp_path, photos):
+    model.save_pretrained(tmp_path)
+    both = pyiqa.create_metric("grepq", weights=str(tmp_path), device="cpu")
+    assert torch.equal(both(photos["rocket"]), model(photos["rocket"]))
+    low = pyiqa.create_metric("grepq-ll", weights=tmp_path, device="cpu")
+    assert torch.equal(low(photos["rocket"]), model.components(photos["rocket"])["low"])
+
+
+def test_a_metric_name_never_scores_with_other_pathways():
+    with pytest.raises(ValueError, match="high"):
+        pyiqa.create_metric("grepq", weights="grepq-ll", device="cpu")
+
+
+def test_the_command_line_of_pyiqa(photo_folder):
+    command = [sys.executable, "-m", "pyiqa.pyiqa_cmd", "grepq-ll", "-t", str(photo_folder / "cat.png"), "--device", "cpu"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    score = GRepQ.from_pretrained("grepq-ll")
+    from grepq_metric import read_image
+
+    expected = score(read_image(photo_folder / "cat.png").unsqueeze(0)).item()
+    assert f"{expected:.5f}" in result.stdout
