@@ -1,6 +1,6 @@
 """High-level pathway: CLIP's RN50 image tower read through two text prompts.
 
-Method: GRepQ (WACV 2024, https://arxiv.org/abs/2312.04838), sections 3.2 and 3.3.
+Method: GRepQ (WACV 2024, https://arxiv.org/abs/2312.04838).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class HighLevelPathway(nn.Module):
-    """CLIP RN50's image tower g and the vectors of `PROMPTS` (paper section 3.2).
+    """CLIP RN50's image tower g and the vectors of `PROMPTS` (the paper's high-level pathway).
 
     The attention pool works without its positional embedding, so that any image size will do, and with the mean token as
     its only query, since no other output is used.

@@ -1,7 +1,7 @@
 """Low-level pathway: the encoder f, its patches, and the distance to pristine statistics.
 
 Method: "Learning Generalizable Perceptual Representations for Data-Efficient No-Reference Image Quality Assessment"
-(GRepQ, WACV 2024, https://arxiv.org/abs/2312.04838), section 3.1.
+(GRepQ, WACV 2024, https://arxiv.org/abs/2312.04838).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ FEATURES = 128
 
 
 class LowLevelEncoder(nn.Module):
-    """ResNet-18 with a two-layer head, the network f of the paper (section 3.1).
+    """ResNet-18 with a two-layer head, the network f of the paper.
 
     Maps ``(N, 3, H, W)`` RGB in [0, 1], without mean/std normalisation, to ``(N, 128)`` features that are not
     L2-normalised. Any size that ResNet-18 takes will do: 96x96 patches for the zero-shot score, whole images for features.
@@ -33,7 +33,7 @@ class LowLevelEncoder(nn.Module):
 
 
 class LowLevelPathway(nn.Module):
-    """Distance of an image's patches to pristine patches, in the feature space of f (paper section 3.3).
+    """Distance of an image's patches to pristine patches, in the feature space of f (the paper's zero-shot prediction).
 
     Args:
         patch_size: side of a square patch in pixels.
@@ -88,7 +88,7 @@ class LowLevelPathway(nn.Module):
     def distance(self, features: Tensor) -> Tensor:
         """Distance between patch features and the pristine statistics: ``(..., P, 128)`` -> ``(...)`` float64, >= 0.
 
-        Equation (9) of the paper, that is NIQE's distance on learned features. One patch has a zero covariance.
+        NIQE's distance on learned features. One patch has a zero covariance.
         """
         z = features.double()
         mean = z.mean(-2)

@@ -117,7 +117,7 @@ class GRepQ(
         self.eval()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zero-shot score of images (paper section 3.3).
+        """Zero-shot score of images.
 
         Args:
             x: ``(N, 3, H, W)`` RGB, or ``(N, 1, H, W)`` grey, in [0, 1]; any size. An image below 96 pixels on a side is
@@ -152,7 +152,7 @@ class GRepQ(
         return {key: None if value is None else value.to(dtype).unsqueeze(1) for key, value in parts.items()}
 
     def features(self, x: Tensor) -> Tensor:
-        """Frozen features of whole images, for few-label regression (paper section 3.4). `x` as for `forward`.
+        """Frozen features of whole images, for the paper's data-efficient prediction. `x` as for `forward`.
 
         Returns:
             ``(N, 1152)``: CLIP's embedding (1024), then the low-level features (128); one of the two where the weights hold

@@ -23,6 +23,7 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -83,7 +84,7 @@ def locate(cls, weights: str | Path, hub: dict) -> Path:
             f"unknown weights {name!r}: expected one of {', '.join(BUILT_IN)}, a folder, a safetensors file or a Hub "
             f"repository user/name{hint}"
         )
-    config = hub_file(name, CONFIG, hub)
+    config = _verified(hub_file(name, CONFIG, hub), f"{CONFIG} of {name}")
     # By the snapshot's commit, so that both files are of one revision.
     return _verified(hub_file(name, TENSORS, {**hub, "revision": config.parent.name}), f"{TENSORS} of {name}")
 
@@ -211,11 +212,9 @@ def hub_file(repository: str, file: str, hub: dict) -> Path:
         raise WeightsError(f"{repository} has no {file}: it is not a repository of such weights") from error
     except HFValidationError as error:
         raise ValueError(f"{repository!r} is not a valid repository name: {error}") from error
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, HTTPError, RuntimeError) as error:  # which of them, depends on the client's HTTP library
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             raise _disk_error(Path(huggingface_hub.constants.HF_HUB_CACHE), error) from error
-        raise WeightsError(f"the download of {what} failed ({error}). Try again. {ADVICE}") from error
-    except RuntimeError as error:
         raise WeightsError(f"the download of {what} failed ({error}). Try again. {ADVICE}") from error
 
 

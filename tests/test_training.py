@@ -258,7 +258,7 @@ def test_statistics_are_the_unbiased_ones(model, photos):
         feature_statistics(model.low.encoder, [patches[:1]])
 
 
-def test_the_command_line_makes_weights_that_score(contents, tmp_path, photos):
+def test_the_command_line_makes_weights_that_score(contents, photo_folder, tmp_path, photos):
     out = tmp_path / "mine"
     base = [sys.executable, "-c", "from grepq_metric.cli import main; main()"]
     train = ["train", "low", "--photos", contents, "--out", out, "--types", "gaussian_blur,jpeg,white_noise,exposure"]
@@ -274,7 +274,7 @@ def test_the_command_line_makes_weights_that_score(contents, tmp_path, photos):
     run = json.loads((out / "training/run.json").read_text())
     assert run["seed"] == 0
     assert run["recipe"]["grid"] == 2
-    command = ["pristine", "--photos", contents, "--weights", out, "--sharpness", "0.5", "--colourfulness", "0.5"]
+    command = ["pristine", "--photos", photo_folder, "--weights", out, "--sharpness", "0.5", "--colourfulness", "0.5"]
     result = subprocess.run([*base, *map(str, command)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     again = GRepQ.from_pretrained(out)

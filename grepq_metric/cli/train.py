@@ -36,7 +36,7 @@ def low(
     resume: bool = typer.Option(False, help="Continue a stopped run, bit for bit."),
     stop_after: int = typer.Option(None, help="Stop at this step with a checkpoint, to be resumed later."),
 ) -> None:
-    """Train the low-level encoder with the quality-aware contrastive loss (GRepQ, section 3.1).
+    """Train the low-level encoder with the quality-aware contrastive loss of GRepQ.
 
     Ends with a weights folder that scores photos: the encoder in float16 and the pristine statistics.
     """

@@ -79,7 +79,7 @@ RECIPES = {
     "paper": Recipe(),
     "broad": Recipe(types=tuple(DISTORTIONS), levels=(1, 2, 3, 4, 5), grid=4, chromatic=True),
 }
-"""Named recipes. ``paper`` is section 3.1; ``broad`` draws 4 of all types at 2 of 5 levels, in smaller views."""
+"""Named recipes. ``paper`` is the paper's; ``broad`` draws 4 of all types at 2 of 5 levels, in smaller views."""
 
 
 def list_photos(folders: list[Path]) -> list[Path]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def quality_aware_contrastive_loss(z1: Tensor, z2: Tensor, weights: Tensor, temperature: float = 0.5) -> Tensor:
-    """Quality-aware contrastive loss (QACL) between two views of the versions of some contents (paper section 3.1).
+    """Quality-aware contrastive loss (QACL) between two views of the versions of contents (paper: low-level pathway).
 
     Only versions of one content are compared.
 

@@ -1,4 +1,4 @@
-"""Training of the low-level encoder with the quality-aware contrastive loss (paper section 3.1)."""
+"""Training of the low-level encoder with the quality-aware contrastive loss (the paper's low-level pathway)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Selection of pristine patches and their statistics (paper section 3.3)."""
+"""Selection of pristine patches and their statistics (the paper's zero-shot prediction)."""
 
 from __future__ import annotations
 

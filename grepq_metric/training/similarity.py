@@ -46,5 +46,5 @@ def pairwise_fsim(versions: Tensor, chromatic: bool = False) -> Tensor:
 
 
 def contrastive_weights(similarity: Tensor | np.ndarray):
-    """Weights a = 2 - 2 / (1 + s^2) of FSIM values s, in [0, 1] for s in [0, 1] (paper section 3.1)."""
+    """Weights a = 2 - 2 / (1 + s^2) of FSIM values s, in [0, 1] for s in [0, 1] (the paper's low-level pathway)."""
     return 2 - 2 / (1 + similarity**2)
