@@ -167,7 +167,7 @@ def test_weights_decide_the_pathways_alone_and_the_metric_chooses(model, photo_f
         (["score", "x.png", "--weights", "grepq-xx"], "unknown weights 'grepq-xx'"),
         (["score", "x.png", "--weights", "./nowhere"], "no weights at nowhere"),
         (["score", "x.png", "--device", "tpu9"], "cannot use device 'tpu9'"),
-        (["score", "x.png", "--output", "/nowhere/out.csv"], "/nowhere/out.csv"),
+        (["score", "x.png", "--output", "/nowhere/out.csv"], "no such folder: /nowhere"),
         (["info", "grepq_ll"], "did you mean 'grepq-ll'"),
         (["convert", "-o", "x"], "nothing to convert"),
         (["train", "low", "--photos", "/nowhere", "--out", "x"], "/nowhere"),

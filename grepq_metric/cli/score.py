@@ -54,6 +54,8 @@ def score(
     import torch
     from tqdm import tqdm
 
+    if output is not None and not output.parent.is_dir():
+        raise FileNotFoundError(f"no such folder: {output.parent}")
     model = load_model(metric, weights, device)
     if map is not None:
         if model.low is None:
