@@ -8,7 +8,8 @@ Two measurements, both zero-shot:
 - SRCC with the severity of synthetic distortions of photos that scikit-image ships, made by scikit-image and Pillow and
   so by other code than the training's.
 
-The untrained network has the very weights that training started from (seed 0) and pristine statistics of the same photos.
+The untrained network has the very weights that training started from, by the seed in their record, and pristine
+statistics of the same photos.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     trained = GRepQ.from_pretrained(arguments.weights)
-    torch.manual_seed(0)
+    torch.manual_seed(trained.provenance.get("seed", 0))
     untrained = GRepQ(pathways=["low"], name="untrained")
     set_pristine_statistics(untrained, list_photos(arguments.photos), Selection())
     metrics = {

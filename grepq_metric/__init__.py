@@ -16,6 +16,13 @@ _HOMES = {
 }
 
 
+TYPE_CHECKING = False  # as typing's, which would take time to import
+if TYPE_CHECKING:
+    from grepq_metric.images import read_image
+    from grepq_metric.model import GRepQ
+    from grepq_metric.weights import WeightsError
+
+
 def __getattr__(name: str):
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -51,8 +51,10 @@ def find_spec(fullname, path=None, target=None):
 
 
 def add_records(table) -> None:
-    """Add a record for each metric to the module `table`; an older pyiqa without the table is left alone."""
-    configs = getattr(table, "DEFAULT_CONFIGS", {})
+    """Add a record for each metric to the module `table`; a pyiqa whose table has another form is left alone."""
+    configs = getattr(table, "DEFAULT_CONFIGS", None)
+    if not isinstance(configs, dict):
+        return
     for name, (pathways, score_range) in RECORDS.items():
         options = {"type": "GRepQ", "weights": name, "pathways": pathways}
         configs.setdefault(name, {"metric_opts": options, "metric_mode": "NR", "score_range": score_range})

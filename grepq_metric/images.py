@@ -8,7 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 EXTENSIONS = frozenset(
@@ -19,10 +19,19 @@ EXTENSIONS = frozenset(
     )
 )
 """File name endings, in lower case, that a folder search takes for photos."""
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 def find_images(folder: str | Path, recursive: bool = False) -> Iterator[Path]:
-    """Photos in a folder by their file name ending, sorted by name, without hidden files.
+    """Photos in a folder by their file name ending, sorted by name, without hidden files and folders.
 
     Raises:
         FileNotFoundError: `folder` does not exist.
@@ -34,7 +43,8 @@ def find_images(folder: str | Path, recursive: bool = False) -> Iterator[Path]:
     if not folder.is_dir():
         raise NotADirectoryError(f"not a folder: {folder}")
     for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".") and path.is_file():
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in EXTENSIONS and not hidden and path.is_file():
             yield path
 
 
@@ -57,16 +67,10 @@ def read_image(path: str | Path) -> Tensor:
     if path.is_dir():
         raise ValueError(f"{path} is a folder, expected an image file")
     try:
-        with Image.open(path) as image:
-            array = _deep_png(path) if image.format == "PNG" else None
-            if array is None:
-                if image.mode.startswith("I;16") or image.mode == "I":
-                    array = np.asarray(image, np.float32) / 65535
-                elif image.mode == "F":
-                    array = np.asarray(image, np.float32)
-                else:
-                    array = np.asarray(ImageOps.exif_transpose(image).convert("RGB"), np.float32) / 255
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        array = _deep_png(path)
+        if array is None:
+            array = _read_with_pillow(path)
+    except Exception as error:  # the many decoders raise what they like, from struct.error to cv2.error
         raise ValueError(f"cannot read {path} as an image: {error}") from error
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)
@@ -77,13 +81,26 @@ def read_image(path: str | Path) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 
 
+def _read_with_pillow(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        image.load()  # turns a TIFF upright, and removes the tag
+        # Not ImageOps.exif_transpose: it rewrites the whole EXIF block, and fails on an odd tag that does not matter here.
+        image = image.transpose(_UPRIGHT[turn]) if (turn := image.getexif().get(0x0112)) in _UPRIGHT else image
+        if image.mode.startswith("I;16") or image.mode == "I":
+            return np.asarray(image, np.float32) / 65535
+        if image.mode == "F":
+            return np.asarray(image, np.float32)
+        return np.asarray(image.convert("RGB"), np.float32) / 255
+
+
 def _deep_png(path: Path) -> np.ndarray | None:
-    """A 16-bit PNG as float RGB, or None for another bit depth: Pillow would cut RGB down to 8 bits."""
-    data = path.read_bytes()
-    if data[24] != 16:  # the bit depth in the IHDR chunk, which is always first
+    """A 16-bit PNG as float RGB, or None for any other file: Pillow would cut RGB down to 8 bits."""
+    with path.open("rb") as stream:
+        head = stream.read(25)
+    if not head.startswith(b"\x89PNG") or head[24:] != b"\x10":  # the bit depth in the IHDR chunk, which is always first
         return None
     # IMREAD_ANYDEPTH keeps 16 bits, IMREAD_COLOR makes three channels and applies the orientation.
-    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if array is None:
         raise ValueError("damaged 16-bit PNG")
     return array[..., ::-1].astype(np.float32) / 65535

@@ -73,7 +73,8 @@ class LowLevelPathway(nn.Module):
         exact = {name: self._buffers[name] for name in ("pristine_mean", "pristine_cov")}
         super()._apply(fn, recurse)
         for name, value in exact.items():
-            self._buffers[name] = value.to(self._buffers[name].device)
+            if not value.is_meta:
+                self._buffers[name] = value.to(self._buffers[name].device)
         return self
 
     def patch_features(self, x: Tensor) -> Tensor:
@@ -86,21 +87,22 @@ class LowLevelPathway(nn.Module):
         return torch.cat(chunks).view(n, h, w, FEATURES)
 
     def distance(self, features: Tensor) -> Tensor:
-        """Distance between patch features and the pristine statistics: ``(..., P, 128)`` -> ``(...)`` float64, >= 0.
+        """Distance between an image's patch features and the pristine statistics: ``(N, P, 128)`` -> ``(N,)`` float64, >= 0.
 
         NIQE's distance on learned features. One patch has a zero covariance.
         """
         z = features.double()
-        mean = z.mean(-2)
-        centred = z - mean.unsqueeze(-2)
-        cov = centred.mT @ centred / max(z.shape[-2] - 1, 1)
-        eye = torch.eye(FEATURES, dtype=z.dtype, device=z.device)
-        pooled = (self.pristine_cov + cov) / 2 + self.ridge * eye
-        whitened = torch.linalg.solve_triangular(
-            torch.linalg.cholesky(pooled), (self.pristine_mean - mean).unsqueeze(-1), upper=False
-        )
+        mean = z.mean(1)
+        centred = z - mean.unsqueeze(1)
+        return self._distance(mean.unsqueeze(1), centred.mT @ centred / max(z.shape[1] - 1, 1)).squeeze(1)
+
+    def _distance(self, means: Tensor, cov: Tensor) -> Tensor:
+        """Distances of means ``(..., M, 128)`` that share a covariance ``(..., 128, 128)``, both float64 -> ``(..., M)``."""
+        ridge = self.ridge * torch.eye(FEATURES, dtype=means.dtype, device=means.device)
+        factor = torch.linalg.cholesky((self.pristine_cov + cov) / 2 + ridge)
+        whitened = torch.linalg.solve_triangular(factor, (self.pristine_mean - means).mT, upper=False)
         # The clamp keeps the square root's gradient finite where an image equals the pristine mean.
-        return whitened.square().sum((-2, -1)).clamp_min(1e-24).sqrt()
+        return whitened.square().sum(-2).clamp_min(1e-24).sqrt()
 
     def quality(self, distance: Tensor) -> Tensor:
         """Q_L of a distance: 1 - sigmoid(d / 100), in (0, 0.5], higher is better."""
@@ -110,7 +112,8 @@ class LowLevelPathway(nn.Module):
         """Distance of each patch on its own: ``(N, 3, H, W)`` -> ``(N, 1, h, w)`` float64, lower is better."""
         z = self.patch_features(x)
         with torch.autocast(x.device.type, enabled=False):
-            return self.distance(z.unsqueeze(-2)).unsqueeze(1)
+            # A patch has a zero covariance, so that all of them share one factorisation.
+            return self._distance(z.flatten(0, 2).double(), torch.zeros_like(self.pristine_cov)).view(z.shape[:3]).unsqueeze(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Distance of each image: ``(N, 3, H, W)`` in [0, 1] -> ``(N,)`` float64, lower is better."""

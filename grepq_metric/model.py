@@ -24,6 +24,8 @@ MODEL_CARD = """---
 {{ card_data }}
 ---
 
+{{ mark }}
+
 # {{ weights_id }}
 
 Weights of GRepQ, a no-reference image quality metric (WACV 2024, https://arxiv.org/abs/2312.04838), for the Python package
@@ -95,8 +97,8 @@ class GRepQ(
         provenance: dict | None = None,
     ) -> None:
         super().__init__()
-        if not pathways or set(pathways) - set(PATHWAYS):
-            raise ValueError(f"pathways must be some of {PATHWAYS}, got {pathways!r}")
+        if not isinstance(pathways, (list, tuple)) or not pathways or set(pathways) - set(PATHWAYS):
+            raise ValueError(f"pathways must be a list of some of {PATHWAYS}, got {pathways!r}")
         if storage not in ("float32", "float16"):
             raise ValueError(f"storage must be float32 or float16, got {storage!r}")
         self.pathways = tuple(p for p in PATHWAYS if p in pathways)
@@ -109,6 +111,9 @@ class GRepQ(
             "logit_scale": logit_scale,
             "chunk_size": chunk_size,
         }
+        for key, value in self._constants.items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise ValueError(f"{key} must be a number, got {value!r}")
         self.low = (
             LowLevelPathway(patch_size, patch_stride, ridge, distance_scale, chunk_size) if "low" in self.pathways else None
         )
@@ -251,23 +256,40 @@ class GRepQ(
         return weights_files.load(cls, weights_files.locate(cls, weights, hub), options)
 
     def save_pretrained(
-        self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **options
+        self,
+        save_directory: str | Path,
+        *,
+        config: dict | None = None,
+        model_card_kwargs: dict | None = None,
+        push_to_hub: bool = False,
+        repo_id: str | None = None,
+        **push_to_hub_options,
     ) -> str | None:
-        """Write ``config.json``, ``model.safetensors`` and, if there is none yet, a model card.
+        """Write ``config.json``, ``model.safetensors`` and a model card, unless there is one that you have written.
 
-        Options as in `PyTorchModelHubMixin`. What is in the folder is replaced only after all has been written.
+        Arguments as in `PyTorchModelHubMixin`. What is in the folder is replaced only after all has been written.
 
         Raises:
             WeightsError: the folder can't be written, for example because the disk is full.
         """
-        weights_files.save(lambda staging: super(GRepQ, self).save_pretrained(staging, config=self.config), save_directory)
-        return self.push_to_hub(repo_id or Path(save_directory).name, **options) if push_to_hub else None
+        if push_to_hub_options and not push_to_hub:
+            raise TypeError(f"unknown arguments without push_to_hub: {sorted(push_to_hub_options)}")
+
+        def write(staging: Path) -> None:
+            super(GRepQ, self).save_pretrained(staging, config=config or self.config, model_card_kwargs=model_card_kwargs)
+
+        weights_files.save(write, save_directory)
+        if not push_to_hub:
+            return None
+        repo_id = repo_id or Path(save_directory).name
+        return self.push_to_hub(repo_id, config=config, model_card_kwargs=model_card_kwargs, **push_to_hub_options)
 
     def generate_model_card(self, *args, **kwargs) -> ModelCard:
         """The model card, filled with the weights' id and provenance."""
         facts = [f"- {key}: {value}" for key, value in self.provenance.items()] or ["- not recorded"]
         return super().generate_model_card(
             *args,
+            mark=weights_files.CARD_MARK,
             weights_id=self.weights_id,
             pathways=", ".join(self.pathways),
             provenance="\n".join(facts),

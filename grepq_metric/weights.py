@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import hashlib
+import inspect
 import json
 import os
 import pickle
@@ -36,6 +37,7 @@ from torch import Tensor
 CONFIG = "config.json"
 TENSORS = "model.safetensors"
 CARD = "README.md"
+CARD_MARK = "<!-- Written by grepq-metric, which replaces this file: remove this line to keep your changes. -->"
 CLIP_REPOSITORY = "timm/resnet50_clip.openai"
 CLIP_FILE = "open_clip_model.safetensors"
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -101,20 +103,26 @@ def load(cls, location: Path, options: Mapping):
     for path in (file, config_file):
         if not path.exists():
             raise FileNotFoundError(f"no {path.name} in {path.parent}: a weights folder holds {CONFIG} and {TENSORS}")
+    parameters = [name for name in inspect.signature(cls.__init__).parameters if name != "self"]
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
-        known = {key: value for key, value in config.items() if key in cls._hub_mixin_init_parameters}
+        known = {key: value for key, value in config.items() if key in parameters}
         if "pathways" not in known:
             raise KeyError("pathways")
     except (json.JSONDecodeError, UnicodeDecodeError, AttributeError, KeyError) as error:
         raise WeightsError(f"{config_file} is not a config of GRepQ weights: {error!r}") from error
-    unknown = sorted(set(options) - set(cls._hub_mixin_init_parameters))
+    unknown = sorted(set(options) - set(parameters))
     if unknown:
-        raise ValueError(f"unknown option {unknown[0]!r}, expected some of {list(cls._hub_mixin_init_parameters)[1:]}")
-    absent = sorted(set(options.get("pathways", ())) - set(known["pathways"]))
+        raise ValueError(f"unknown option {unknown[0]!r}, expected some of {parameters}")
+    try:
+        model = cls(**{**known, **options})
+    except ValueError as error:
+        if options:
+            raise
+        raise WeightsError(f"{config_file} is not a config of GRepQ weights: {error}") from error
+    absent = sorted(set(model.pathways) - set(known["pathways"]))
     if absent:
         raise ValueError(f"{file.parent} has the pathways {known['pathways']}, and not {absent[0]!r}")
-    model = cls(**{**known, **options})
     tensors = {k: v for k, v in read_tensors(file).items() if k.split(".")[0] not in {"low", "high"} - {*model.pathways}}
     load_tensors(model, tensors, file)
     return model
@@ -126,6 +134,9 @@ def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], source:
     Raises:
         WeightsError: a tensor is missing, foreign, of another shape or holds NaN or infinity; the message names it.
     """
+    odd = sorted(str(key) for key, value in tensors.items() if not isinstance(value, Tensor))
+    if odd:
+        raise WeightsError(f"{source} does not fit: it holds {len(odd)} entries that are no tensors ({', '.join(odd[:3])})")
     expected = module.state_dict()
     problems = {
         "missing": sorted(set(expected) - set(tensors)),
@@ -153,11 +164,14 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise WeightsError(f"{path} is damaged or holds more than tensors, and is not loaded: {error}") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise WeightsError(f"cannot read {path}: {error}") from error
-    return state.get("state_dict", state) if isinstance(state, dict) else state
+    state = state.get("state_dict", state) if isinstance(state, dict) else state
+    if not isinstance(state, dict):
+        raise WeightsError(f"{path} holds a {type(state).__name__}, expected a dictionary of tensors")
+    return state
 
 
 def save(write: Callable[[Path], object], folder: str | Path) -> None:
-    """Have `write` fill a staging folder, then move its files into `folder`; a model card that is there stays.
+    """Have `write` fill a staging folder, then move its files into `folder`; a model card that is not ours stays.
 
     Raises:
         WeightsError: the folder can't be written.
@@ -168,7 +182,7 @@ def save(write: Callable[[Path], object], folder: str | Path) -> None:
         with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
             write(Path(staging))
             for file in (TENSORS, CONFIG, CARD):
-                if file != CARD or not (folder / CARD).exists():
+                if file != CARD or not (folder / CARD).exists() or CARD_MARK in (folder / CARD).read_text(errors="replace"):
                     os.replace(Path(staging) / file, folder / file)
     except (OSError, SafetensorError) as error:
         raise _disk_error(folder, error) from error
@@ -301,7 +315,10 @@ def _publish(model, folder: Path) -> None:
 
 
 def _content_id(path: Path) -> str:
-    """SHA-256 of a file from the Hub: the client names the blob of a large file after the one that the Hub states."""
+    """SHA-256 of a file from the Hub: the client names the blob of a large file after the one that the Hub states.
+
+    Where the cache has no links (some Windows systems), there is no such name, and the file is taken as it is.
+    """
     blob = path.resolve()
     return blob.name if re.fullmatch(r"[0-9a-f]{64}", blob.name) else sha256(blob)
 
@@ -320,4 +337,6 @@ def _verified(path: Path, what: str) -> Path:
 
 
 def _disk_error(folder: Path, error: BaseException) -> WeightsError:
-    return WeightsError(f"cannot write to {folder}: {error}. Free some space, or set HF_HOME to another disk.")
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+    advice = "Free some space" if full else "Check its permissions"
+    return WeightsError(f"cannot write to {folder}: {error}. {advice}, or, for downloads, set HF_HOME to another disk.")

@@ -126,6 +126,29 @@ def test_output_goes_to_a_file_as_it_is_computed(photo_folder, scores, tmp_path)
     assert rows[0]["score"] == pytest.approx(scores[sorted(scores)[0]], abs=1e-6)
 
 
+def test_a_path_on_a_pipe_is_scored_before_the_next_one_comes(photo_folder, scores):
+    process = subprocess.Popen(
+        [*GREPQ, "score", "-", "--format", "jsonl"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    for name in ("stereo.png", "rocket.png"):
+        process.stdin.write(f"{photo_folder / name}\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["score"] == pytest.approx(scores[name], abs=1e-6)
+    process.stdin.close()
+    assert process.wait(60) == 0
+
+
+def test_a_photo_that_breaks_the_map_does_not_end_the_run(photo_folder, tmp_path):
+    """OpenCV draws no picture with a side of 32,768 pixels or more."""
+    Image.new("RGB", (33000, 97)).save(tmp_path / "wide.png")
+    result = grepq(
+        "score", tmp_path / "wide.png", photo_folder / "stereo.png", "--format", "json", "--map", tmp_path, status=1
+    )
+    rows = json.loads(result.stdout)
+    assert [r["error"] is None for r in rows] == [False, True]
+    assert all(r["score"] > 0 for r in rows)
+
+
 def test_a_closed_pipe_is_no_error(photo_folder):
     command = f"{sys.executable} -c 'from grepq_metric.cli import main; main()' score {photo_folder} --format csv | head -n 1"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
@@ -146,7 +169,23 @@ def test_maps_of_equal_names_do_not_collide(photo_folder, tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.png").write_bytes((photo_folder / "stereo.png").read_bytes())
     grepq("score", "a/x.png", "./b/x.png", "--map", "maps", cwd=tmp_path)
-    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == ["a__x.png.map.png", "b__x.png.map.png"]
+    names = sorted(p.name for p in (tmp_path / "maps").iterdir())
+    assert [name[:8] for name in names] == ["a__x.png", "b__x.png"]
+
+
+def test_a_map_shows_where_a_photo_is_blurred(photos):
+    import torch
+    import torchvision.transforms.v2.functional as TF
+
+    from grepq_metric.cli.overlay import LEGEND, draw
+
+    model = GRepQ.from_pretrained("grepq-ll")
+    x = photos["astronaut"][..., :192, :256].clone()
+    x[..., 128:] = TF.gaussian_blur(x[..., 128:], 31, 6.0)
+    with torch.inference_mode():
+        drawn = draw(model, x)[:-LEGEND].astype(float)
+    tint = abs(drawn - (x[0].flip(0).permute(1, 2, 0) * 255).numpy()).mean(2)
+    assert tint[:, 160:].mean() > 2 * tint[:, :64].mean()
 
 
 def test_weights_decide_the_pathways_alone_and_the_metric_chooses(model, photo_folder, tmp_path):

@@ -121,12 +121,15 @@ def test_low_level_tensors_that_do_not_fit_are_named(released, tmp_path, kind, m
 def test_swapped_and_damaged_files_are_refused(released, clip_file, tmp_path):
     with pytest.raises(WeightsError, match="state_dict"):
         convert(released["high"], None, released["pristine"], None)
-    with pytest.raises(WeightsError, match="foreign"):
+    with pytest.raises(WeightsError, match=r"no tensors \(visual.current_iteration, visual.model"):
         convert(None, released["low"], None, str(clip_file))
     with pytest.raises(WeightsError, match="not a full CLIP"):
         convert(None, released["high"], None, str(released["high"]))
     with pytest.raises(WeightsError, match="cannot read"):
         convert(released["low"], None, released["high"], None)
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(WeightsError, match="holds a list"):
+        convert(None, tmp_path / "list.pth", None, str(clip_file))
     (tmp_path / "cut.tar").write_bytes(released["low"].read_bytes()[:5000])
     with pytest.raises(WeightsError, match=r"cut\.tar"):
         convert(tmp_path / "cut.tar", None, released["pristine"], None)

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -164,13 +165,13 @@ def test_a_full_disk_while_downloading_and_while_assembling(clip_hub, clip_cache
         patch.setattr(huggingface_hub, "hf_hub_download", full)
         with pytest.raises(WeightsError, match=r"No space left.*HF_HOME"):
             GRepQ.from_pretrained("grepq-hl", cache_dir=tmp_path)
-    # The same download, another assembled folder.
+    GRepQ.from_pretrained("grepq", cache_dir=clip_cache)
+    folders = [p for p in clip_cache.rglob("grepq-*") if (p / "config.json").exists() and not p.name.startswith("grepq-hl-")]
+    assert len(folders) == 1
+    shutil.rmtree(folders[0])
     before = assembled(clip_cache)
     with monkeypatch.context() as patch:
         patch.setattr(weights, "save_file", full)
-        patch.setattr(
-            weights, "sha256", lambda path, plain=weights.sha256: plain(path)[::-1] if "assets" in str(path) else plain(path)
-        )
         with pytest.raises(WeightsError, match=r"No space left.*HF_HOME"):
             GRepQ.from_pretrained("grepq", cache_dir=clip_cache)
     assert assembled(clip_cache) == before

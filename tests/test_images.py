@@ -1,5 +1,7 @@
 """Promise: a photo file of any common kind is read upright, in RGB, in [0, 1]; what can't be read is named."""
 
+import struct
+
 import cv2
 import numpy as np
 import pytest
@@ -76,6 +78,24 @@ def test_16_bit_png_keeps_its_precision(tmp_path, pixels, shape):
     assert torch.allclose(read_image(tmp_path / "deep.png"), expected, atol=1e-7)
 
 
+def test_an_odd_exif_tag_does_not_matter(tmp_path, pixels):
+    """A negative value in a tag for positive ones, which Pillow reads but does not write."""
+    entries = [struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0), struct.pack("<HHIhH", 0x0128, 8, 1, -1, 0)]
+    exif = b"Exif\0\0II*\0" + struct.pack("<IH", 8, len(entries)) + b"".join(entries) + bytes(4)
+    Image.fromarray(pixels).save(tmp_path / "odd.jpg", exif=exif)
+    assert read_image(tmp_path / "odd.jpg").shape == (3, 120, 90)
+
+
+@pytest.mark.parametrize("name", ["deep.png", "deep.tif"])
+def test_16_bit_files_are_upright(tmp_path, pixels, name):
+    deep = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep.save(tmp_path / name, exif=exif)
+    expected = np.rot90(pixels[..., 0], -1).astype(np.float32) / 255
+    assert torch.allclose(read_image(tmp_path / name)[0], torch.from_numpy(expected.copy()))
+
+
 def test_16_bit_grey_tiff(tmp_path, pixels):
     deep = pixels[..., 0].astype(np.uint16) * 257
     Image.fromarray(deep).save(tmp_path / "deep.tif")
@@ -107,7 +127,8 @@ def test_what_can_not_be_read_is_named(tmp_path, pixels):
 
 def test_folders_are_searched_by_ending(tmp_path, pixels):
     (tmp_path / "sub").mkdir()
-    for name in ("b.JPG", "a.png", ".hidden.png", "sub/c.jpeg", "notes.txt"):
+    (tmp_path / ".trash").mkdir()
+    for name in ("b.JPG", "a.png", ".hidden.png", "sub/c.jpeg", ".trash/d.png", "notes.txt"):
         if name.endswith("txt"):
             (tmp_path / name).write_text("x")
         else:

@@ -95,6 +95,17 @@ def test_autocast_is_close_and_keeps_float32_results(model, photos, dtype):
         assert got[part].item() == pytest.approx(expected[part].item(), abs=0.03)
 
 
+def test_autocast_moves_the_packaged_weights_little(photos):
+    from grepq_metric import GRepQ
+
+    packaged = GRepQ.from_pretrained("grepq-ll")
+    for name in ("cat", "coffee", "stereo"):
+        for dtype in (torch.bfloat16, torch.float16):
+            with torch.autocast("cpu", dtype):
+                got = packaged(photos[name]).item()
+            assert got == pytest.approx(packaged(photos[name]).item(), abs=5e-4)
+
+
 def test_pristine_statistics_keep_float64_under_any_conversion(model):
     import copy
 

@@ -43,6 +43,14 @@ def test_no_more_patches_than_the_chunk_size_are_encoded_at_once(model, photos, 
     assert sum(seen) == 2 * ((300 - 96) // 48 + 1) * ((451 - 96) // 48 + 1)
 
 
+def test_the_map_factorises_one_matrix_for_all_patches(model, photos, monkeypatch):
+    shapes = []
+    plain = torch.linalg.cholesky
+    monkeypatch.setattr(torch.linalg, "cholesky", lambda m: shapes.append(m.shape) or plain(m))
+    model.quality_map(photos["cat"])
+    assert shapes == [(128, 128)]
+
+
 def test_scores_are_deterministic(model, photos):
     assert torch.equal(model(photos["cat"]), model(photos["cat"]))
 

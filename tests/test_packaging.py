@@ -40,7 +40,7 @@ def test_install_and_uninstall(wheel, tmp_path):
     clean = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
     pip = [python, "-m", "pip", "install", "--no-deps", "--quiet", "--force-reinstall", wheel]
     subprocess.run([*map(str, pip)], check=True, cwd=tmp_path)
-    code = "import pyiqa, grepq_metric; print(*pyiqa.list_models(filter='grepq*')); print(grepq_metric.__file__)"
+    code = "import pyiqa; print(*pyiqa.list_models(filter='grepq*')); import grepq_metric; print(grepq_metric.__file__)"
     result = subprocess.run([python, "-c", code], env=clean, cwd=tmp_path, capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[0] == "grepq grepq-hl grepq-ll"
     assert str(tmp_path) in result.stdout.splitlines()[1]

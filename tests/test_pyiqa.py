@@ -56,9 +56,25 @@ def test_the_hook_costs_under_a_millisecond_at_start():
 
 
 def test_the_hook_never_raises_without_the_package(tmp_path):
-    """As after a broken uninstall: the interpreter starts, and other imports work."""
-    code = f"import sys; exec(open({str(PTH)!r}).read()); import json, email; print('ok')"
-    result = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    """As after a broken uninstall: the interpreter starts, and pyiqa (here one of the same layout) is imported as ever."""
+    (tmp_path / "pyiqa").mkdir()
+    (tmp_path / "pyiqa" / "__init__.py").write_text("from pyiqa.default_model_configs import DEFAULT_CONFIGS")
+    (tmp_path / "pyiqa" / "default_model_configs.py").write_text("DEFAULT_CONFIGS = {'psnr': {}}")
+    code = f"exec(open({str(PTH)!r}).read()); import pyiqa; print(*pyiqa.DEFAULT_CONFIGS)"
+    for path, expected in (("", "psnr"), (str(PTH.parents[2]), "psnr grepq grepq-hl grepq-ll")):
+        command = [sys.executable, "-S", "-c", code]
+        result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": path})
+        assert (result.stdout.strip(), result.stderr) == (expected, "")
+
+
+@pytest.mark.parametrize("table", ["", "DEFAULT_CONFIGS = []"])
+def test_a_pyiqa_with_another_table_is_left_alone(tmp_path, table):
+    (tmp_path / "pyiqa").mkdir()
+    (tmp_path / "pyiqa" / "__init__.py").write_text("")
+    (tmp_path / "pyiqa" / "default_model_configs.py").write_text(table)
+    code = "import grepq_metric, pyiqa.default_model_configs; grepq_metric._autoload.install(); print('ok')"
+    env = {"PYTHONPATH": str(PTH.parents[2])}
+    result = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env)
     assert (result.stdout.strip(), result.stderr) == ("ok", "")
 
 

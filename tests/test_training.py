@@ -154,10 +154,22 @@ def test_samples_depend_on_their_position_alone_and_similarities_are_cached(cont
     assert {w.sum().item() for w in epochs[0]} == {w.sum().item() for w in epochs[1]}
 
 
-def test_a_photo_smaller_than_a_view_is_named(contents, tmp_path):
-    dataset = ContrastiveDataset(list_photos([contents]), Recipe(), seed=0, cache=tmp_path)
-    with pytest.raises(ValueError, match=r"\.png is 144x128, smaller than a view of 224"):
-        dataset[0]
+def test_photos_that_can_not_be_used_are_named_before_the_run_starts(contents, tmp_path):
+    with pytest.raises(ValueError, match=r"4 of 4 .*224 pixels.*\.png \(144x128\)"):
+        train_low_level([contents], tmp_path, LowLevelTraining())
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "x.jpg").write_bytes(b"no photo")
+    with pytest.raises(ValueError, match=r"1 of 5 .*x\.jpg"):
+        train_low_level([contents, tmp_path / "bad"], tmp_path, LowLevelTraining(recipe=SMALL))
+    with pytest.raises(ValueError, match="stop_after"):
+        train_low_level([contents], tmp_path, LowLevelTraining(recipe=SMALL), stop_after=0)
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_a_new_log(contents, tmp_path):
+    (tmp_path / "training").mkdir()
+    (tmp_path / "training" / "log.jsonl").write_text('{"step": 1, "loss": 9}\n{"step": 2, "lo')
+    train_low_level([contents], tmp_path, LowLevelTraining(recipe=SMALL, batch=2, steps=2), workers=0)
+    assert [json.loads(line)["step"] for line in (tmp_path / "training" / "log.jsonl").open()] == [1, 2]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
@@ -254,6 +266,8 @@ def test_statistics_are_the_unbiased_ones(model, photos):
     assert count == len(patches)
     assert np.allclose(mean, z.mean(0), rtol=1e-4, atol=1e-6)
     assert np.allclose(cov, np.cov(z.T, ddof=1), rtol=1e-3, atol=1e-6)
+    with pytest.warns(UserWarning, match="3 pristine patches for 128"):
+        feature_statistics(model.low.encoder, [patches[:3]])
     with pytest.raises(ValueError, match="at least 2 patches"):
         feature_statistics(model.low.encoder, [patches[:1]])
 

@@ -136,6 +136,24 @@ def test_a_foreign_config_is_named(folder, content):
         GRepQ.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("change", [{"pathways": None}, {"pathways": "low"}, {"patch_size": "96"}, {"ridge": None}])
+def test_a_config_with_wrong_values_is_named(folder, change):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **change}))
+    with pytest.raises(WeightsError, match=rf"config\.json.*{next(iter(change))}"):
+        GRepQ.from_pretrained(folder)
+
+
+def test_a_model_card_is_replaced_unless_someone_wrote_it(model, folder):
+    card = folder / "README.md"
+    for text, replaced in ((card.read_text().replace(model.weights_id, "old-id"), True), ("# Mine", False)):
+        card.write_text(text)
+        model.save_pretrained(folder)
+        assert (model.weights_id in card.read_text()) is replaced
+    with pytest.raises(TypeError, match="typo"):
+        model.save_pretrained(folder, typo=1)
+
+
 def test_absent_weights_are_named(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         GRepQ.from_pretrained(tmp_path / "nowhere")

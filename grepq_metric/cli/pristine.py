@@ -20,6 +20,5 @@ def pristine(
 
     model = GRepQ.from_pretrained(Path(weights))
     set_pristine_statistics(model, list_photos(photos), Selection(sharpness=sharpness, colourfulness=colourfulness))
-    (weights / "README.md").unlink(missing_ok=True)  # the model card names the weights' id
     model.save_pretrained(weights)
     typer.echo(f"{model.weights_id} in {weights}: {model.provenance['pristine']['patches']} pristine patches")

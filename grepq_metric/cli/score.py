@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import glob
+import hashlib
 import json
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -67,21 +69,22 @@ def score(
     items = listed if "-" in paths else list(listed)
     failed = 0
     stream = output.open("w", newline="", encoding="utf-8", errors="surrogateescape") if output else sys.stdout
-    if not output and hasattr(stream, "reconfigure"):
-        stream.reconfigure(errors="surrogateescape")
+    for standard in (sys.stdin, sys.stdout):  # file names need not be valid text, and are no matter of the locale
+        if hasattr(standard, "reconfigure"):
+            standard.reconfigure(encoding="utf-8", errors="surrogateescape")
     writer = WRITERS[format](stream)
     total = len(items) if isinstance(items, list) else None
     try:
         with torch.inference_mode(), tqdm(total=total, unit="photo", disable=None, leave=False) as bar:
-            for path, image in _read_ahead(items):
+            for path, image in _read_ahead(items, 3 if total else 1):
                 row = _score_one(model, path, image, map)
                 failed += row["error"] is not None
                 with bar.external_write_mode(file=stream):
                     writer.row(row)
                     stream.flush()
                 bar.update()
-        writer.end()
     finally:
+        writer.end()
         if output:
             stream.close()
     if failed:
@@ -100,8 +103,8 @@ def load_model(metric: str | None, weights: str | None, device: str | None):
         raise ValueError(f"unknown metric {metric!r}, expected one of {', '.join(BUILT_IN)}")
     try:
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=where)
-    except (RuntimeError, AssertionError) as error:
+        torch.empty(0, device=where, dtype=torch.float64)  # the distance needs it, and Apple's MPS lacks it
+    except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
     options = {} if metric is None or weights is None else {"pathways": BUILT_IN[metric].pathways}
     return GRepQ.from_pretrained(weights or metric or "grepq-ll", **options).to(where)
@@ -122,8 +125,11 @@ def _expand(paths: list[str], recursive: bool) -> Iterator[str]:
             yield given
 
 
-def _read_ahead(paths: Iterable[str], ahead: int = 3) -> Iterator[tuple[str, object]]:
-    """Decode the next photos while one is scored; a photo that can't be read comes as its exception."""
+def _read_ahead(paths: Iterable[str], ahead: int) -> Iterator[tuple[str, object]]:
+    """Decode the next photos while one is scored; a photo that can't be read comes as its exception.
+
+    With `ahead` 1, a photo comes before the next path is asked for: who writes paths to a pipe may wait for the score.
+    """
     from grepq_metric.images import read_image
 
     def read(path):
@@ -156,10 +162,18 @@ def _score_one(model, path: str, image, map_folder: Path | None) -> dict:
         parts = model.components(x)
         row.update({key: None if parts[key] is None else parts[key].item() for key in ("score", "low", "high")})
         if map_folder is not None:
-            _write_map(model, x, map_folder / (path.strip("./\\").replace(os.sep, "__") + ".map.png"))
-    except (ValueError, OSError, RuntimeError, MemoryError) as error:  # too large for the device's memory, a full disk
-        row["error"] = str(error)
+            _write_map(model, x, map_folder / _map_name(path))
+    except Exception as error:  # too large for the device or for OpenCV, a full disk: the other photos go on
+        row["error"] = str(error) or repr(error)
     return row
+
+
+def _map_name(path: str) -> str:
+    """A file name for the map of a photo: its own, and for a photo elsewhere its path and what tells like ones apart."""
+    if not re.search(r"[\\/:]", path):
+        return f"{path}.map.png"
+    flat = re.sub(r"[\\/:]+", "__", path)[-180:].lstrip("_.")
+    return f"{flat}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:6]}.map.png"
 
 
 def _write_map(model, x, path: Path) -> None:

@@ -22,6 +22,7 @@ def low(
     types: str = typer.Option(None, help="Distortion types to draw 4 of, comma-separated, or `all`; overrides the recipe."),
     grid: int = typer.Option(None, help="Fragments of 32 pixels along each side of a view; overrides the recipe."),
     pristine: list[Path] = typer.Option(None, help="Folders for the pristine statistics. Default: those of --photos."),
+    about: str = typer.Option(None, help="What the photos are and under which terms, for the record in config.json."),
     name: str = typer.Option(None, help="Name of the weights. Default: the name of --out."),
     epochs: int = typer.Option(15, help="Passes over the photos."),
     steps: int = typer.Option(None, help="Optimizer steps, instead of --epochs."),
@@ -63,6 +64,7 @@ def low(
         precision=precision,
         seed=seed,
     )
+    pristine_photos = list_photos(pristine or photos)  # a missing folder is better found now than after the training
     encoder, finished = train_low_level(
         photos,
         out,
@@ -77,7 +79,6 @@ def low(
     if not finished:
         typer.echo(f"stopped after step {stop_after}; --resume continues")
         return
-    model = low_level_weights(encoder, out, list_photos(pristine or photos), Selection(), name or out.resolve().name)
-    (out / "README.md").unlink(missing_ok=True)  # the model card names the weights' id
+    model = low_level_weights(encoder, out, pristine_photos, Selection(), name or out.resolve().name, about)
     model.save_pretrained(out)
     typer.echo(f"{model.weights_id} in {out}")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -97,6 +98,35 @@ def list_photos(folders: list[Path]) -> list[Path]:
     return photos
 
 
+def check_sizes(photos: list[Path], size: int) -> None:
+    """Read the headers of all photos, so that a long run does not end at one that can't be used.
+
+    Raises:
+        ValueError: photos can't be opened or have a side below `size` pixels; the message names some.
+    """
+    bad = []
+    for path in photos:
+        try:
+            with Image.open(path) as image:
+                if min(image.size) < size:
+                    bad.append(f"{path} ({image.width}x{image.height})")
+        except OSError as error:
+            bad.append(f"{path} ({error})")
+    if bad:
+        raise ValueError(
+            f"{len(bad)} of {len(photos)} photos can't be used, expected images of at least {size} pixels on each side: "
+            f"{'; '.join(bad[:3])}. Remove them, or for small ones take a smaller --grid"
+        )
+
+
+def photos_sha256(photos: list[Path]) -> str:
+    """One SHA-256 for the contents of photos, in their order."""
+    digest = hashlib.sha256()
+    for path in photos:
+        digest.update(hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()
+
+
 class ContrastiveDataset(Dataset):
     """Samples of a whole training run, addressed by their position in it.
 
@@ -132,11 +162,6 @@ class ContrastiveDataset(Dataset):
         """``(D, 3, H, W)`` uint8 versions of a photo, the undistorted one first, and their cache key."""
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         image = (read_image(path) * 255).round().byte().permute(1, 2, 0).numpy()
-        if min(image.shape[:2]) < self.recipe.view_size:
-            raise ValueError(
-                f"{path} is {image.shape[1]}x{image.shape[0]}, smaller than a view of {self.recipe.view_size} pixels: "
-                "remove it or take a smaller grid"
-            )
         content_seed = int(hashlib.sha256(f"{self.seed} {digest}".encode()).hexdigest()[:12], 16)
         chosen = self.recipe.distortions_of(content_seed)
         stack = [image, *(DISTORTIONS[name](image, level, content_seed) for name, level in chosen)]
@@ -176,10 +201,9 @@ class ContrastiveDataset(Dataset):
 
     def identity(self) -> dict:
         """What the samples depend on, for the run's record and for refusing to resume another run."""
-        names = "\n".join(f"{path.name} {path.stat().st_size}" for path in self.photos)
         return {
             "contents": len(self.photos),
-            "contents_sha256": hashlib.sha256(names.encode()).hexdigest(),
+            "contents_sha256": photos_sha256(self.photos),
             "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.recipe).items()},
             "seed": self.seed,
         }

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from grepq_metric.low_level import LowLevelEncoder
 from grepq_metric.model import GRepQ
-from grepq_metric.training.data import ContrastiveDataset, Recipe, list_photos
+from grepq_metric.training.data import ContrastiveDataset, Recipe, check_sizes, list_photos
 from grepq_metric.training.losses import quality_aware_contrastive_loss
 from grepq_metric.training.pristine import Selection, set_pristine_statistics
 from grepq_metric.weights import load_tensors
@@ -101,10 +101,12 @@ def train_low_level(
     checkpoint = folder / "checkpoint.pt"
     if checkpoint.exists() and not resume:
         raise FileExistsError(f"{checkpoint} exists: continue that run with --resume, or choose another --out")
+    if stop_after is not None and stop_after < 1:
+        raise ValueError(f"stop_after must be at least 1, got {stop_after}")
+    photos = list_photos(folders)
+    check_sizes(photos, training.recipe.view_size)
     folder.mkdir(parents=True, exist_ok=True)
-    dataset = ContrastiveDataset(
-        list_photos(folders), training.recipe, training.seed, Path(cache or folder / "fsim").expanduser()
-    )
+    dataset = ContrastiveDataset(photos, training.recipe, training.seed, Path(cache or folder / "fsim").expanduser())
     if training.steps is None:
         training = replace(training, steps=math.ceil(training.epochs * len(dataset) / training.batch))
     run = {**{k: v for k, v in asdict(training).items() if k not in ("recipe", "epochs")}, **dataset.identity()}
@@ -112,18 +114,11 @@ def train_low_level(
     torch.manual_seed(training.seed)
     encoder = LowLevelEncoder().to(device, memory_format=torch.channels_last).train()
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=training.lr, weight_decay=training.weight_decay)
-    start = 0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, map_location=device, weights_only=True)
-        different = sorted(k for k in run if state["run"].get(k) != run[k])
-        if different:
-            was = {k: state["run"].get(k) for k in different}
-            raise ValueError(f"{checkpoint} belongs to another run: {was} there, { ({k: run[k] for k in different}) } here")
-        encoder.load_state_dict(state["encoder"])
-        optimizer.load_state_dict(state["optimizer"])
-        start = state["step"]
-        _drop_log_after(folder / "log.jsonl", start)
-    _write_json(folder / "run.json", {**run, "torch": torch.__version__, "threads": torch.get_num_threads()})
+    start = _restore(checkpoint, encoder, optimizer, run) if checkpoint.exists() else 0
+    _drop_log_after(folder / "log.jsonl", start)
+    names = [Path(name).resolve().name for name in folders]
+    record = {**run, "folders": names, "torch": torch.__version__, "threads": torch.get_num_threads(), "device": str(device)}
+    (folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
 
     end = min(training.steps, stop_after or training.steps)
     loader = DataLoader(
@@ -141,7 +136,7 @@ def train_low_level(
             lr = _cosine(training, step - 1)
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            loss = _step_loss(encoder, views.to(device), weights.to(device), training)
+            loss = _loss(encoder, views.to(device), weights.to(device), training)
             if not torch.isfinite(loss):
                 raise ValueError(f"the loss is {loss.item()} at step {step}; the last checkpoint is {checkpoint}")
             optimizer.zero_grad(set_to_none=True)
@@ -157,18 +152,22 @@ def train_low_level(
     return encoder.eval(), end == training.steps
 
 
-def low_level_weights(encoder: LowLevelEncoder, out: Path, photos: list[Path], selection: Selection, name: str) -> GRepQ:
+def low_level_weights(
+    encoder: LowLevelEncoder, out: Path, photos: list[Path], selection: Selection, name: str, about: str | None = None
+) -> GRepQ:
     """A model of a trained encoder, with the statistics of pristine patches of `photos` and the record of the run in `out`.
 
-    The encoder is rounded to float16, as it is stored, before the statistics are computed.
+    The encoder is rounded to float16, as it is stored, before the statistics are computed. `about` tells what the training
+    photos are.
     """
     folder = Path(out) / "training"
     run = json.loads((folder / "run.json").read_text())
-    keys = ("recipe", "contents", "contents_sha256", "seed", "batch", "steps", "lr", "weight_decay", "temperature")
+    keys = ("recipe", "folders", "contents", "contents_sha256", "seed", "batch", "steps", "lr", "weight_decay", "temperature")
     provenance = {
         "trained_by": "grepq train low: quality-aware contrastive loss on synthetic distortions",
         "trained": datetime.now(timezone.utc).date().isoformat(),
         **{key: run[key] for key in (*keys, "precision", "torch")},
+        **({"about": about} if about else {}),
     }
     model = GRepQ(pathways=["low"], name=name, storage="float16", provenance=provenance)
     rounded = {k: v.half().float() if v.is_floating_point() else v for k, v in encoder.state_dict().items()}
@@ -177,7 +176,7 @@ def low_level_weights(encoder: LowLevelEncoder, out: Path, photos: list[Path], s
     return model
 
 
-def _step_loss(encoder, views, weights, training):
+def _loss(encoder, views, weights, training):
     contents, versions = len(views), training.recipe.versions
     x = views.transpose(0, 1).flatten(0, 2).float().div(255).contiguous(memory_format=torch.channels_last)
     with torch.autocast(x.device.type, torch.bfloat16, enabled=training.precision == "bf16"):
@@ -202,12 +201,20 @@ def _save(path: Path, encoder, optimizer, step: int, run: dict) -> None:
     os.replace(part, path)
 
 
+def _restore(path: Path, encoder, optimizer, run: dict) -> int:
+    """Load a checkpoint of the same run; returns its step."""
+    state = torch.load(path, map_location=next(encoder.parameters()).device, weights_only=True)
+    different = sorted(key for key in run if state["run"].get(key) != run[key])
+    if different:
+        there, here = ({key: values.get(key) for key in different} for values in (state["run"], run))
+        raise ValueError(f"{path} belongs to another run: {there} there, {here} here")
+    encoder.load_state_dict(state["encoder"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["step"]
+
+
 def _drop_log_after(path: Path, step: int) -> None:
     """Remove log lines of steps that were taken after the checkpoint and are taken again."""
     if path.exists():
         lines = [line for line in path.read_text().splitlines() if line.endswith("}") and json.loads(line)["step"] <= step]
         path.write_text("".join(f"{line}\n" for line in lines))
-
-
-def _write_json(path: Path, value: dict) -> None:
-    path.write_text(json.dumps(value, indent=2) + "\n")

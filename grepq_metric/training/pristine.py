@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from tqdm import tqdm
 
 from grepq_metric.images import read_image
 from grepq_metric.low_level import FEATURES
+from grepq_metric.training.data import photos_sha256
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,12 @@ def feature_statistics(encoder: nn.Module, batches: Iterable[Tensor], chunk_size
     z = torch.cat(features) if features else torch.empty(0, FEATURES)
     if len(z) < 2:
         raise ValueError(f"pristine statistics need at least 2 patches, the photos gave {len(z)}")
+    if len(z) <= FEATURES:
+        warnings.warn(
+            f"{len(z)} pristine patches for {FEATURES} features: their covariance has no inverse, and distances rest on the "
+            "ridge; give more photos",
+            stacklevel=2,
+        )
     return z.mean(0), torch.cov(z.T), len(z)
 
 
@@ -100,7 +108,9 @@ def set_pristine_statistics(model, photos: list[Path], selection: Selection) -> 
     model.low.pristine_mean.copy_(mean)
     model.low.pristine_cov.copy_(cov)
     model.provenance["pristine"] = {
+        "folders": sorted({path.resolve().parent.name for path in photos}),
         "photos": len(photos),
+        "photos_sha256": photos_sha256(photos),
         "patches": count,
         "sharpness": selection.sharpness,
         "colourfulness": selection.colourfulness,
