@@ -82,7 +82,8 @@ def read_image(path: str | Path) -> Tensor:
 
 
 def _read_with_pillow(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
+    # From a stream: Pillow maps an uncompressed TIFF of a given name into memory, and then mixes up the sides of a turned one.
+    with path.open("rb") as stream, Image.open(stream) as image:
         image.load()  # turns a TIFF upright, and removes the tag
         # Not ImageOps.exif_transpose: it rewrites the whole EXIF block, and fails on an odd tag that does not matter here.
         image = image.transpose(_UPRIGHT[turn]) if (turn := image.getexif().get(0x0112)) in _UPRIGHT else image
