@@ -66,6 +66,16 @@ def test_the_prompt_vectors_come_from_clip(released, clip_file, clip_state):
     assert torch.allclose(model.high.text_features.norm(dim=1), torch.ones(2))
 
 
+def test_clip_may_come_from_the_hub(released, hub, clip_file, tmp_path):
+    from grepq_metric import weights
+
+    hub.repositories["timm/resnet50_clip.openai"] = {weights.CLIP_FILE: clip_file}
+    model = convert(None, released["high"], None, "timm/resnet50_clip.openai", hub={"cache_dir": tmp_path})
+    assert model.provenance["clip_sha256"] == weights.sha256(clip_file)
+    with pytest.raises(WeightsError, match="no repository tester/absent"):
+        convert(None, released["high"], None, "tester/absent", hub={"cache_dir": tmp_path})
+
+
 def test_the_low_level_pathway_alone(released, photos):
     model = convert(released["low"], None, released["pristine"], None)
     assert model.pathways == ("low",)

