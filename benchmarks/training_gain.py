@@ -1,6 +1,6 @@
 """What training the low-level encoder bought: trained against untrained weights and a plain image statistic.
 
-    python -m benchmarks.training_gain --opinions DIR --photos DIR [--photos DIR ...] --out DIR
+    python -m benchmarks.training_gain --opinions DIR --contents DIR [--contents DIR ...] --pristine DIR --out DIR
 
 Two measurements, both zero-shot:
 
@@ -39,7 +39,8 @@ def main() -> None:
     """Measure, print a table and write it, with all scores, to --out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--opinions", type=Path, required=True, help="folder with labels.csv")
-    parser.add_argument("--photos", type=Path, action="append", required=True, help="photos for the pristine statistics")
+    parser.add_argument("--contents", type=Path, action="append", required=True, help="folders that training saw")
+    parser.add_argument("--pristine", type=Path, required=True, help="photos for the pristine statistics")
     parser.add_argument("--weights", default="grepq-ll", help="as in GRepQ.from_pretrained")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
@@ -47,16 +48,17 @@ def main() -> None:
     trained = GRepQ.from_pretrained(arguments.weights)
     torch.manual_seed(trained.provenance.get("seed", 0))
     untrained = GRepQ(pathways=["low"], name="untrained")
-    set_pristine_statistics(untrained, list_photos(arguments.photos), Selection())
+    set_pristine_statistics(untrained, list_photos([arguments.pristine]), Selection())
     metrics = {
         trained.weights_id: lambda x: trained(x).item(),
         untrained.weights_id: lambda x: untrained(x).item(),
         "mean gradient magnitude": gradient_magnitude,
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
+    table = arguments.out / f"{arguments.opinions.name}.csv"
     with torch.inference_mode():
         lines = [
-            *opinions(metrics, arguments.opinions, arguments.out / f"{arguments.opinions.name}.csv"),
+            *opinions(metrics, arguments.opinions, table, list_photos(arguments.contents)),
             "",
             *severities(metrics),
         ]
@@ -73,21 +75,22 @@ def gradient_magnitude(x: torch.Tensor) -> float:
     return float(skimage.filters.sobel(skimage.color.rgb2gray(x[0].permute(1, 2, 0).numpy())).mean())
 
 
-def opinions(metrics: dict, folder: Path, table: Path) -> list[str]:
-    """Correlation with opinion scores, with bootstrap intervals; all scores go to the file `table`."""
+def opinions(metrics: dict, folder: Path, table: Path, contents: list[Path]) -> list[str]:
+    """Correlation with opinion scores, with bootstrap intervals, on photos that are not among the training contents.
+
+    All scores go to the file `table`, row by row; those that it holds already are not computed again.
+    """
     with (folder / "labels.csv").open() as file:
         labels = list(csv.DictReader(file))
-    rows = []
-    for label in tqdm(labels, desc=folder.name, disable=None):
-        x = read_image(folder / label["image"]).unsqueeze(0)
-        rows.append([label["image"], float(label["mos"]), *(metric(x) for metric in metrics.values())])
-    with table.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([["image", "mos", *metrics], *rows])
-    mos = np.array([row[1] for row in rows])
-    lines = [f"{folder.name}, {len(rows)} photos with opinion scores:", ""]
+    rows = score_all(metrics, [folder / label["image"] for label in labels], table)
+    seen = near_duplicates([folder / label["image"] for label in labels], contents)
+    kept = [i for i in range(len(labels)) if i not in seen]
+    mos = np.array([float(labels[i]["mos"]) for i in kept])
+    lines = [f"{folder.name}, {len(kept)} photos with opinion scores ({len(seen)} more are left out: they show a content"]
+    lines += ["that training saw under another name):", ""]
     lines += ["| metric | SRCC (95 % interval) | PLCC, no fit |", "|---|---|---|"]
-    for column, name in enumerate(metrics, 2):
-        scores = np.array([row[column] for row in rows])
+    for column, name in enumerate(metrics):
+        scores = np.array([rows[i][column] for i in kept])
         interval = scipy.stats.bootstrap(
             (scores, mos),
             lambda a, b: scipy.stats.spearmanr(a, b).statistic,
@@ -99,7 +102,49 @@ def opinions(metrics: dict, folder: Path, table: Path) -> list[str]:
         ).confidence_interval
         srcc, plcc = scipy.stats.spearmanr(scores, mos).statistic, scipy.stats.pearsonr(scores, mos).statistic
         lines.append(f"| {name} | {srcc:.3f} ({interval.low:.3f} to {interval.high:.3f}) | {plcc:.3f} |")
+    if seen:
+        lines += [
+            "",
+            "Left out: " + ", ".join(f"{labels[i]['image']} ({like.name})" for i, like in sorted(seen.items())) + ".",
+        ]
     return lines
+
+
+def score_all(metrics: dict, photos: list[Path], table: Path) -> list[list[float]]:
+    """Scores of photos, a row a photo and a column a metric, kept in a CSV file whose header names the metrics."""
+    header, done = ["image", *metrics], {}
+    if table.exists():
+        with table.open() as file:
+            found, *lines = csv.reader(file)
+        if found == header:
+            done = {line[0]: [float(value) for value in line[1:]] for line in lines if len(line) == len(header)}
+    part = table.with_suffix(".part")
+    with part.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *([name, *values] for name, values in done.items())])
+    part.replace(table)
+    with table.open("a", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        for path in tqdm([path for path in photos if path.name not in done], desc=table.stem):
+            x = read_image(path).unsqueeze(0)
+            done[path.name] = [metric(x) for metric in metrics.values()]
+            writer.writerow([path.name, *done[path.name]])
+            file.flush()
+    return [done[path.name] for path in photos]
+
+
+def near_duplicates(photos: list[Path], contents: list[Path], threshold: float = 0.99) -> dict[int, Path]:
+    """Positions of photos that show the same as one of `contents`: thumbnails of 16x16 pixels correlate above `threshold`."""
+
+    def thumbnails(paths):
+        grey = [
+            Image.open(path).convert("L").resize((16, 16), Image.Resampling.BOX) for path in tqdm(paths, desc="thumbnails")
+        ]
+        values = np.stack([np.asarray(image, float).ravel() for image in grey])
+        values -= values.mean(1, keepdims=True)
+        return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9)
+
+    correlation = thumbnails(photos) @ thumbnails(contents).T
+    return {i: contents[row.argmax()] for i, row in enumerate(correlation) if row.max() > threshold}
 
 
 def severities(metrics: dict) -> list[str]:
@@ -108,11 +153,11 @@ def severities(metrics: dict) -> list[str]:
     photos = [photo[0] if isinstance(photo, tuple) else photo for photo in photos]
     lines = [f"Severity of synthetic distortions, {len(photos)} photos of scikit-image, undistorted and 5 levels:", ""]
     lines += ["| distortion | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
-    for name, distort in tqdm(SEVERITIES.items(), desc="synthetic", disable=None):
+    for name, distort in tqdm(SEVERITIES.items(), desc="synthetic"):
         correlations = {metric: [] for metric in metrics}
         for photo in photos:
             versions = [photo, *(distort(photo, level) for level in range(1, 6))]
-            tensors = [torch.from_numpy(np.ascontiguousarray(v)).permute(2, 0, 1)[None].float() / 255 for v in versions]
+            tensors = [torch.from_numpy(np.array(v)).permute(2, 0, 1)[None].float() / 255 for v in versions]
             for metric, function in metrics.items():
                 scores = [function(x) for x in tensors]
                 correlations[metric].append(scipy.stats.spearmanr(scores, range(0, -6, -1)).statistic)
