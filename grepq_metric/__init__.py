@@ -1,7 +1,7 @@
 """GRepQ: no-reference image quality, as a PyTorch module, a pyiqa metric and a command line.
 
-Importing this package is cheap, since a ``.pth`` file does so in every interpreter of the environment: torch and pyiqa load
-when a public name is first used.
+Importing this package is cheap, and registers its metrics with pyiqa: torch and pyiqa themselves load when a public name is
+first used.
 """
 
 from grepq_metric import _autoload
@@ -14,7 +14,6 @@ _HOMES = {
     "WeightsError": "grepq_metric.weights",
     "read_image": "grepq_metric.images",
 }
-
 
 TYPE_CHECKING = False  # as typing's, which would take time to import
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from grepq_metric import weights as weights_files
 from grepq_metric.model import GRepQ
-from grepq_metric.training.pristine import feature_statistics
+from grepq_metric.training.pristine import write_statistics
 from grepq_metric.weights import WeightsError
 
 # The authors hold the network as a module and as a Sequential of its children: the position of each child in the latter.
@@ -62,17 +62,10 @@ def convert(
     if low is not None:
         state = weights_files.read_tensors(Path(low))
         weights_files.load_tensors(model.low.encoder, _low_level_tensors(state, low), low)
-        mean, cov, count = feature_statistics(model.low.encoder, _pristine_patches(Path(pristine)))
-        model.low.pristine_mean.copy_(mean)
-        model.low.pristine_cov.copy_(cov)
-        model.provenance["pristine_patches"] = count
+        model.provenance["pristine_patches"] = write_statistics(model.low, _pristine_patches(Path(pristine)))
     if high is not None:
         clip_state, clip_sha256 = weights_files.clip_checkpoint(clip, hub or {})
-        tower = weights_files.read_tensors(Path(high))
-        try:
-            tensors = weights_files.high_level_tensors(clip_state, tower)
-        except ValueError as error:
-            raise WeightsError(f"{clip}: {error}") from error
+        tensors = weights_files.high_level_tensors(clip_state, clip, weights_files.read_tensors(Path(high)))
         weights_files.load_tensors(model.high, tensors, high)
         model.provenance["clip_sha256"] = clip_sha256
     return model

@@ -252,23 +252,32 @@ def clip_checkpoint(source: str, hub: dict) -> tuple[dict[str, Tensor], str]:
     return read_tensors(_verified(path, f"{CLIP_FILE} of {source}")), _content_id(path)
 
 
-def high_level_tensors(clip_state: Mapping[str, Tensor], visual: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-    """Tensors of `HighLevelPathway`: the prompt vectors of a whole CLIP and its image tower, or another tower in its place."""
+def high_level_tensors(
+    clip_state: Mapping[str, Tensor], source: str | Path, visual: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Tensors of `HighLevelPathway`: the prompt vectors of a whole CLIP and its image tower, or another tower in its place.
+
+    Raises:
+        WeightsError: the text tower is not whole; the message names `source`, where the CLIP is from.
+    """
     from grepq_metric.high_level import prompt_features
 
     if visual is None:
         visual = {k.removeprefix("visual."): v for k, v in clip_state.items() if k.startswith("visual.")}
     tensors = {f"visual.{k}": v for k, v in visual.items() if k != "attnpool.positional_embedding"}
-    return {**tensors, "text_features": prompt_features(clip_state)}
+    try:
+        return {**tensors, "text_features": prompt_features(clip_state)}
+    except ValueError as error:
+        raise WeightsError(f"{source}: {error}") from error
 
 
 def _assemble(cls, entry: BuiltIn, hub: dict) -> Path:
     """Join CLIP from the Hub with the packaged low-level weights in a folder of the Hub's cache, once."""
-    packaged = packaged_folder()
+    what = f"{CLIP_FILE} of {CLIP_REPOSITORY}"
     clip_file = hub_file(CLIP_REPOSITORY, CLIP_FILE, hub)
     sources = {"clip_sha256": _content_id(clip_file)}
     if "low" in entry.pathways:
-        sources["low_sha256"] = sha256(packaged / TENSORS)
+        sources["low_sha256"] = sha256(packaged_folder() / TENSORS)
     key = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:16]
     try:
         parent = huggingface_hub.cached_assets_path("grepq-metric", "assembled", "v1", assets_dir=hub.get("cache_dir"))
@@ -278,22 +287,17 @@ def _assemble(cls, entry: BuiltIn, hub: dict) -> Path:
     if folder.exists():
         return folder
 
-    state = read_tensors(_verified(clip_file, f"{CLIP_FILE} of {CLIP_REPOSITORY}"))
+    state = read_tensors(_verified(clip_file, what))
     provenance = {
         "high": f"OpenAI CLIP RN50, not fine-tuned; {CLIP_REPOSITORY} at {clip_file.parent.name}",
         **sources,
         "assembled": datetime.now(timezone.utc).date().isoformat(),
     }
-    if "low" in entry.pathways:
-        provenance["low"] = json.loads((packaged / CONFIG).read_text(encoding="utf-8"))["provenance"]
     model = cls(pathways=entry.pathways, name=entry.name, provenance=provenance)
-    try:
-        load_tensors(model.high, high_level_tensors(state), f"{CLIP_FILE} of {CLIP_REPOSITORY}")
-    except ValueError as error:
-        raise WeightsError(f"{CLIP_FILE} of {CLIP_REPOSITORY}: {error}") from error
+    load_tensors(model.high, high_level_tensors(state, what), what)
     if model.low is not None:
-        low = {key.removeprefix("low."): value for key, value in read_tensors(packaged / TENSORS).items()}
-        load_tensors(model.low, low, packaged)
+        packaged = load(cls, packaged_folder(), {})
+        model.low, model.provenance["low"] = packaged.low, packaged.provenance
     _publish(model, folder)
     return folder
 

@@ -95,7 +95,7 @@ def model(photos):
     import torch
 
     from grepq_metric import GRepQ
-    from grepq_metric.training.pristine import feature_statistics
+    from grepq_metric.training.pristine import write_statistics
 
     model = GRepQ(name="random")
     randomise(model.low.encoder, 1)
@@ -103,9 +103,7 @@ def model(photos):
     generator = torch.Generator().manual_seed(3)
     model.high.text_features.copy_(torch.nn.functional.normalize(torch.randn(2, 1024, generator=generator), dim=-1))
     patches = (photo.unfold(2, 96, 40).unfold(3, 96, 40).permute(0, 2, 3, 1, 4, 5).flatten(0, 2) for photo in photos.values())
-    mean, cov, _ = feature_statistics(model.low.encoder, patches)
-    model.low.pristine_mean.copy_(mean)
-    model.low.pristine_cov.copy_(cov)
+    write_statistics(model.low, patches)
     return model.requires_grad_(False)
 
 

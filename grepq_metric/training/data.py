@@ -145,11 +145,13 @@ class ContrastiveDataset(Dataset):
     def __init__(self, photos: list[Path], recipe: Recipe, seed: int, cache: Path) -> None:
         self.photos, self.recipe, self.seed, self.cache = photos, recipe, seed, Path(cache)
         self.cache.mkdir(parents=True, exist_ok=True)
+        self._epoch, self._order = -1, np.empty(0, int)
 
     def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
         epoch, rank = divmod(position, len(self.photos))
-        content = int(np.random.default_rng([self.seed, epoch]).permutation(len(self.photos))[rank])
-        versions, key = self.versions(self.photos[content])
+        if epoch != self._epoch:  # shuffling all photos for each sample would cost more than the sample, with many photos
+            self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.photos))
+        versions, key = self.versions(self.photos[self._order[rank]])
         weights = contrastive_weights(self._similarity(versions, key))
         rng = np.random.default_rng([self.seed, position])
         views = [self._view(versions, rng) for _ in range(2)]

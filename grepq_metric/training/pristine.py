@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from grepq_metric.images import read_image
-from grepq_metric.low_level import FEATURES
+from grepq_metric.low_level import FEATURES, LowLevelPathway
 from grepq_metric.training.data import photos_sha256
 
 
@@ -99,14 +99,24 @@ def feature_statistics(encoder: nn.Module, batches: Iterable[Tensor], chunk_size
     return z.mean(0), torch.cov(z.T), len(z)
 
 
+def write_statistics(low: LowLevelPathway, batches: Iterable[Tensor]) -> int:
+    """Write the statistics of pristine patches into a low-level pathway; arguments and errors as in `feature_statistics`.
+
+    Returns:
+        The number of patches.
+    """
+    mean, cov, count = feature_statistics(low.encoder, batches)
+    low.pristine_mean.copy_(mean)
+    low.pristine_cov.copy_(cov)
+    return count
+
+
 def set_pristine_statistics(model, photos: list[Path], selection: Selection) -> None:
     """Select pristine patches of `photos` and write their statistics and origin into a model with a low-level pathway."""
     if model.low is None:
         raise ValueError(f"{model.name} has no low-level pathway, and so no pristine statistics")
     batches = (selection(read_image(path)) for path in tqdm(photos, desc="pristine", unit="photo", disable=None))
-    mean, cov, count = feature_statistics(model.low.encoder, batches)
-    model.low.pristine_mean.copy_(mean)
-    model.low.pristine_cov.copy_(cov)
+    count = write_statistics(model.low, batches)
     model.provenance["pristine"] = {
         "folders": sorted({path.resolve().parent.name for path in photos}),
         "photos": len(photos),
