@@ -29,7 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from grepq_metric import GRepQ, read_image
-from grepq_metric.training.data import list_photos
+from grepq_metric.training.photos import PhotoList
 from grepq_metric.training.pristine import Selection, set_pristine_statistics
 
 SYNTHETIC_PHOTOS = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle")
@@ -48,7 +48,7 @@ def main() -> None:
     trained = GRepQ.from_pretrained(arguments.weights)
     torch.manual_seed(trained.provenance.get("seed", 0))
     untrained = GRepQ(pathways=["low"], name="untrained")
-    set_pristine_statistics(untrained, list_photos([arguments.pristine]), Selection())
+    set_pristine_statistics(untrained, PhotoList([arguments.pristine]), Selection())
     metrics = {
         trained.weights_id: lambda x: trained(x).item(),
         untrained.weights_id: lambda x: untrained(x).item(),
@@ -58,7 +58,7 @@ def main() -> None:
     table = arguments.out / f"{arguments.opinions.name}.csv"
     with torch.inference_mode():
         lines = [
-            *opinions(metrics, arguments.opinions, table, list_photos(arguments.contents)),
+            *opinions(metrics, arguments.opinions, table, PhotoList(arguments.contents)),
             "",
             *severities(metrics),
         ]
@@ -75,7 +75,7 @@ def gradient_magnitude(x: torch.Tensor) -> float:
     return float(skimage.filters.sobel(skimage.color.rgb2gray(x[0].permute(1, 2, 0).numpy())).mean())
 
 
-def opinions(metrics: dict, folder: Path, table: Path, contents: list[Path]) -> list[str]:
+def opinions(metrics: dict, folder: Path, table: Path, contents: PhotoList) -> list[str]:
     """Correlation with opinion scores, with bootstrap intervals, on photos that are not among the training contents.
 
     All scores go to the file `table`, row by row; those that it holds already are not computed again.
@@ -105,7 +105,7 @@ def opinions(metrics: dict, folder: Path, table: Path, contents: list[Path]) -> 
     if seen:
         lines += [
             "",
-            "Left out: " + ", ".join(f"{labels[i]['image']} ({like.name})" for i, like in sorted(seen.items())) + ".",
+            "Left out: " + ", ".join(f"{labels[i]['image']} ({like})" for i, like in sorted(seen.items())) + ".",
         ]
     return lines
 
@@ -132,19 +132,18 @@ def score_all(metrics: dict, photos: list[Path], table: Path) -> list[list[float
     return [done[path.name] for path in photos]
 
 
-def near_duplicates(photos: list[Path], contents: list[Path], threshold: float = 0.99) -> dict[int, Path]:
-    """Positions of photos that show the same as one of `contents`: thumbnails of 16x16 pixels correlate above `threshold`."""
+def near_duplicates(photos: list[Path], contents: PhotoList, threshold: float = 0.99) -> dict[int, str]:
+    """Photos that show the same as one of `contents`, by position: thumbnails of 16x16 pixels correlate above `threshold`."""
 
-    def thumbnails(paths):
-        grey = [
-            Image.open(path).convert("L").resize((16, 16), Image.Resampling.BOX) for path in tqdm(paths, desc="thumbnails")
-        ]
+    def thumbnails(files):
+        grey = [Image.open(io.BytesIO(file)).convert("L").resize((16, 16), Image.Resampling.BOX) for file in files]
         values = np.stack([np.asarray(image, float).ravel() for image in grey])
         values -= values.mean(1, keepdims=True)
         return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9)
 
-    correlation = thumbnails(photos) @ thumbnails(contents).T
-    return {i: contents[row.argmax()] for i, row in enumerate(correlation) if row.max() > threshold}
+    training = (contents.read(i) for i in tqdm(range(len(contents)), desc="near duplicates"))
+    correlation = thumbnails(path.read_bytes() for path in photos) @ thumbnails(training).T
+    return {i: Path(contents.name(row.argmax())).name for i, row in enumerate(correlation) if row.max() > threshold}
 
 
 def severities(metrics: dict) -> list[str]:

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
 
-FEATURES = 1024
-"""Length of a CLIP RN50 embedding."""
+RN50 = {"layers": [3, 4, 6, 3], "width": 64, "output_dim": 1024}
+"""Shape of the image tower of CLIP RN50: blocks of each stage, channels of the first, length of an embedding."""
 PROMPTS = ("A good photo.", "A bad photo.")
 """The two prompts, in the order of the weights' text vectors."""
 ARCHITECTURE = "RN50-quickgelu"
@@ -30,19 +30,27 @@ class HighLevelPathway(nn.Module):
 
     Args:
         logit_scale: multiple of the difference of cosines before the sigmoid.
+        image_tower: shape of the tower, by default `RN50`; `image_tower_of` reads another one's from its weights.
 
     Attributes:
         text_features: ``(2, 1024)`` vectors of the good and the bad prompt.
+
+    Raises:
+        ValueError: an argument is out of its range.
     """
 
-    def __init__(self, logit_scale: float = 10.0) -> None:
+    def __init__(self, logit_scale: float = 10.0, image_tower: Mapping | None = None) -> None:
         super().__init__()
         if not logit_scale > 0:
             raise ValueError(f"logit_scale must be positive, got {logit_scale}")
-        self.logit_scale = logit_scale
-        self.visual = ModifiedResNet(layers=[3, 4, 6, 3], output_dim=FEATURES, heads=32, image_size=224, width=64)
+        shape = dict(image_tower or RN50)
+        if set(shape) != set(RN50) or len(shape["layers"]) != 4:
+            raise ValueError(f"image_tower must be like {RN50}, got {image_tower}")
+        self.logit_scale, self.image_tower = logit_scale, shape
+        heads = shape["width"] // 2  # 64 of the 32 * width channels of the last stage for each
+        self.visual = ModifiedResNet(**shape, heads=heads, image_size=224)
         del self.visual.attnpool.positional_embedding
-        self.register_buffer("text_features", torch.full((2, FEATURES), torch.nan))
+        self.register_buffer("text_features", torch.full((2, shape["output_dim"]), torch.nan))
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed images: ``(N, 3, H, W)`` RGB in [0, 1], sides of 32 pixels or more -> ``(N, 1024)``, not normalised."""
@@ -73,24 +81,57 @@ class HighLevelPathway(nn.Module):
             return torch.sigmoid(self.logit_scale * (good - bad))
 
 
+def image_tower_of(visual: Mapping[str, Tensor]) -> dict:
+    """Shape of an image tower, from its state dict in OpenAI's names.
+
+    Raises:
+        ValueError: it is no `ModifiedResNet`.
+    """
+    try:
+        blocks = [{k.split(".")[1] for k in visual if k.startswith(f"layer{stage}.")} for stage in (1, 2, 3, 4)]
+        return {
+            "layers": [len(stage) for stage in blocks],
+            "width": len(visual["layer1.0.conv1.weight"]),
+            "output_dim": len(visual["attnpool.c_proj.weight"]),
+        }
+    except KeyError as error:
+        raise ValueError(f"not the image tower of a CLIP ResNet: {error} is missing") from error
+
+
 @torch.inference_mode()
 def prompt_features(clip_state: Mapping[str, Tensor]) -> Tensor:
-    """Vectors of `PROMPTS`, from the state dict of a whole CLIP RN50 in open_clip's layout.
+    """Vectors of `PROMPTS`, from the state dict of a whole CLIP in open_clip's layout, with the text tower of OpenAI's CLIPs.
 
     Returns:
-        ``(2, 1024)`` float32 unit vectors.
+        ``(2, 1024)`` float32 unit vectors, for RN50.
 
     Raises:
         ValueError: tensors of the text tower are missing or of another shape.
     """
     import open_clip
+    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
-    clip = open_clip.CLIP(**open_clip.get_model_config(ARCHITECTURE)).eval()
     text = {key: value for key, value in clip_state.items() if not key.startswith("visual.")}
+    try:
+        vocabulary, width = text["token_embedding.weight"].shape
+        config = CLIPTextCfg(
+            context_length=len(text["positional_embedding"]),
+            vocab_size=vocabulary,
+            width=width,
+            heads=max(width // 64, 1),
+            layers=len({key.split(".")[2] for key in text if key.startswith("transformer.resblocks.")}),
+        )
+        size = text["text_projection"].shape[1]
+    except KeyError as error:
+        raise ValueError(f"not a full CLIP checkpoint: {error} is missing") from error
+    # The image tower is not used here: the smallest one.
+    vision = CLIPVisionCfg(layers=1, width=64, patch_size=16, image_size=16)
+    clip = open_clip.CLIP(size, vision, config, quick_gelu=True).eval()
     expected = {key: value for key, value in clip.state_dict().items() if not key.startswith("visual.")}
     missing = sorted(set(expected) - set(text))
     wrong = sorted(key for key in set(expected) & set(text) if expected[key].shape != text[key].shape)
     if missing or wrong:
-        raise ValueError(f"not a full CLIP RN50 checkpoint: missing {missing[:5]}, of another shape {wrong[:5]}")
+        raise ValueError(f"not a full CLIP checkpoint: missing {missing[:5]}, of another shape {wrong[:5]}")
     clip.load_state_dict({**clip.state_dict(), **text}, strict=False)
-    return clip.encode_text(open_clip.get_tokenizer(ARCHITECTURE)(list(PROMPTS)), normalize=True).clone()
+    tokenizer = open_clip.get_tokenizer(ARCHITECTURE)
+    return clip.encode_text(tokenizer(list(PROMPTS), context_length=config.context_length), normalize=True).clone()

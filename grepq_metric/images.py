@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,7 +31,7 @@ _UPRIGHT = {
 }
 
 
-def find_images(folder: str | Path, recursive: bool = False) -> Iterator[Path]:
+def find_images(folder: str | Path, recursive: bool = False, extensions: frozenset[str] = EXTENSIONS) -> Iterator[Path]:
     """Photos in a folder by their file name ending, sorted by name, without hidden files and folders.
 
     Raises:
@@ -42,9 +43,12 @@ def find_images(folder: str | Path, recursive: bool = False) -> Iterator[Path]:
         raise FileNotFoundError(f"no such folder: {folder}")
     if not folder.is_dir():
         raise NotADirectoryError(f"not a folder: {folder}")
-    for path in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in EXTENSIONS and not hidden and path.is_file():
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if recursive and path.is_dir() and not path.is_symlink():
+            yield from find_images(path, recursive, extensions)
+        elif path.suffix.lower() in extensions and path.is_file():
             yield path
 
 
@@ -67,23 +71,35 @@ def read_image(path: str | Path) -> Tensor:
     if path.is_dir():
         raise ValueError(f"{path} is a folder, expected an image file")
     try:
-        array = _deep_png(path)
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    return decode_image(data, path)
+
+
+def decode_image(data: bytes, name: str | Path) -> Tensor:
+    """The content of an image file as a tensor, as `read_image` returns it; `name` is for messages.
+
+    Raises:
+        ValueError: it is not an image, is damaged or is in a format that Pillow does not read.
+    """
+    try:
+        array = _deep_png(data)
         if array is None:
-            array = _read_with_pillow(path)
+            array = _read_with_pillow(data)
     except Exception as error:  # the many decoders raise what they like, from struct.error to cv2.error
-        raise ValueError(f"cannot read {path} as an image: {error}") from error
+        raise ValueError(f"cannot read {name} as an image: {error}") from error
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)
     if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
         raise ValueError(
-            f"{path} holds values from {array.min():g} to {array.max():g}, expected an 8- or 16-bit image or 0 to 1"
+            f"{name} holds values from {array.min():g} to {array.max():g}, expected an 8- or 16-bit image or 0 to 1"
         )
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 
 
-def _read_with_pillow(path: Path) -> np.ndarray:
-    # From a stream: Pillow maps an uncompressed TIFF of a given name into memory, and then mixes up the sides of a turned one.
-    with path.open("rb") as stream, Image.open(stream) as image:
+def _read_with_pillow(data: bytes) -> np.ndarray:
+    with Image.open(io.BytesIO(data)) as image:
         image.load()  # turns a TIFF upright, and removes the tag
         # Not ImageOps.exif_transpose: it rewrites the whole EXIF block, and fails on an odd tag that does not matter here.
         image = image.transpose(_UPRIGHT[turn]) if (turn := image.getexif().get(0x0112)) in _UPRIGHT else image
@@ -94,14 +110,12 @@ def _read_with_pillow(path: Path) -> np.ndarray:
         return np.asarray(image.convert("RGB"), np.float32) / 255
 
 
-def _deep_png(path: Path) -> np.ndarray | None:
+def _deep_png(data: bytes) -> np.ndarray | None:
     """A 16-bit PNG as float RGB, or None for any other file: Pillow would cut RGB down to 8 bits."""
-    with path.open("rb") as stream:
-        head = stream.read(25)
-    if not head.startswith(b"\x89PNG") or head[24:] != b"\x10":  # the bit depth in the IHDR chunk, which is always first
+    if not data.startswith(b"\x89PNG") or data[24:25] != b"\x10":  # the bit depth in the IHDR chunk, which is always first
         return None
     # IMREAD_ANYDEPTH keeps 16 bits, IMREAD_COLOR makes three channels and applies the orientation.
-    array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if array is None:
         raise ValueError("damaged 16-bit PNG")
     return array[..., ::-1].astype(np.float32) / 65535

@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from grepq_metric import weights as weights_files
-from grepq_metric.high_level import HighLevelPathway
+from grepq_metric.high_level import RN50, HighLevelPathway
 from grepq_metric.low_level import LowLevelPathway, pad_to
 
 PATHWAYS = ("low", "high")
@@ -43,7 +43,25 @@ Pathways: {{ pathways }}.
 ## Where these weights come from
 
 {{ provenance }}
+{% if terms %}
+## Terms of the training photos, as their sources state them
+
+{{ terms }}
+{% endif %}
+## Measured
+
+{{ results or "Nothing that has been recorded here." }}
+
+## Limits
+
+{{ limits }}
 """
+LIMITS = {
+    "low": "- The low-level pathway knows distortions, not content: it can't tell a well composed photo from a dull one, and "
+    "takes a smooth or blurred background for a loss of quality. Resizing a photo changes its score.",
+    "high": "- The high-level pathway judges a photo as CLIP understands the words of two prompts, with CLIP's biases; it was "
+    "not made to judge people or places.",
+}
 
 
 class GRepQ(
@@ -71,6 +89,7 @@ class GRepQ(
         name: name of the weights.
         storage: floating-point format of the weights on disk, ``float32`` or ``float16``.
         provenance: where the weights come from: what trained them, on what, when, hashes of sources.
+        image_tower: shape of the image tower where it is not CLIP RN50's, see `HighLevelPathway`.
 
     Raises:
         ValueError: an argument is out of its range.
@@ -95,6 +114,7 @@ class GRepQ(
         name: str = "grepq",
         storage: str = "float32",
         provenance: dict | None = None,
+        image_tower: dict | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(pathways, (list, tuple)) or not pathways or set(pathways) - set(PATHWAYS):
@@ -117,7 +137,7 @@ class GRepQ(
         self.low = (
             LowLevelPathway(patch_size, patch_stride, ridge, distance_scale, chunk_size) if "low" in self.pathways else None
         )
-        self.high = HighLevelPathway(logit_scale) if "high" in self.pathways else None
+        self.high = HighLevelPathway(logit_scale, image_tower) if "high" in self.pathways else None
         self._ready = False
         self.eval()
 
@@ -202,6 +222,7 @@ class GRepQ(
             "storage": self.storage,
             "provenance": self.provenance,
             **self._constants,
+            **({"image_tower": self.high.image_tower} if self.high is not None and self.high.image_tower != RN50 else {}),
         }
 
     @property
@@ -286,13 +307,15 @@ class GRepQ(
 
     def generate_model_card(self, *args, **kwargs) -> ModelCard:
         """The model card, filled with the weights' id and provenance."""
-        facts = [f"- {key}: {value}" for key, value in self.provenance.items()] or ["- not recorded"]
+        facts = [f"- {key}: {_plain(value)}" for key, value in self.provenance.items()] or ["- not recorded"]
+        limits = ["- Scores of different weights are not comparable; rank photos, or fit scores to your own ratings."]
         return super().generate_model_card(
             *args,
             mark=weights_files.CARD_MARK,
             weights_id=self.weights_id,
             pathways=", ".join(self.pathways),
             provenance="\n".join(facts),
+            limits="\n".join([*limits, *(LIMITS[pathway] for pathway in self.pathways)]),
             **kwargs,
         )
 
@@ -325,3 +348,10 @@ class GRepQ(
                 "statistics with `grepq pristine`"
             )
         self._ready = True
+
+
+def _plain(value: Any) -> str:
+    """A fact of the record as a person would write it."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_plain(v)}" for key, v in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -19,7 +19,7 @@ class HubServer:
     Attributes:
         repositories: repository -> file name -> bytes, or a path to a file.
         faults: names of faults: ``truncate`` (half of the content under the right size), ``wrong-hash`` (other content
-            under the stated hash), ``error`` (status 500).
+            under the stated hash), ``error`` (status 500), ``unauthorised`` (status 401 for uploads).
         requests: ``(method, path, authorization)`` of every request.
     """
 
@@ -79,7 +79,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._note()
         body = self._body()
-        if self.path == "/api/repos/create":
+        if "unauthorised" in self.hub.faults:
+            self._send(401, b'{"error": "Invalid username or password."}')
+        elif self.path == "/api/repos/create":
             request = json.loads(body)
             name = f"{request.get('organization') or 'tester'}/{request['name']}"
             self.hub.repositories.setdefault(name, {})

@@ -1,9 +1,13 @@
 """Promises of training: method.md's distortions, similarities, fragments and loss, and runs that resume bit for bit."""
 
+import errno
 import json
 import math
+import os
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +15,11 @@ import torch
 import torch.nn.functional as F
 
 from grepq_metric import GRepQ
-from grepq_metric.training.data import RECIPES, ContrastiveDataset, Recipe, list_photos
-from grepq_metric.training.distortions import DISTORTIONS, distortion
+from grepq_metric.training.data import RECIPES, ContrastiveDataset, Recipe, recipe
+from grepq_metric.training.distortions import DISTORTIONS, STAGES, distortion
 from grepq_metric.training.losses import quality_aware_contrastive_loss
 from grepq_metric.training.low import LowLevelTraining, train_low_level
+from grepq_metric.training.photos import PhotoList
 from grepq_metric.training.pristine import Selection, colourfulness, feature_statistics, sharpness
 from grepq_metric.training.similarity import contrastive_weights, pairwise_fsim
 
@@ -58,7 +63,9 @@ def test_distortions_refuse_a_level_that_they_lack(image):
     with pytest.raises(ValueError, match="1 to 5, got 6"):
         DISTORTIONS["jpeg"](image, 6)
     with pytest.raises(ValueError, match="5 strengths, got 2"):
-        distortion(1, 2)
+        distortion(1, 2, stage="optics")
+    with pytest.raises(ValueError, match="stage"):
+        distortion(1, 2, 3, 4, 5, stage="magic")
 
 
 def test_the_registry_holds_what_the_recipes_need():
@@ -66,8 +73,13 @@ def test_the_registry_holds_what_the_recipes_need():
     assert wanted | {"downsampling", "motion_blur"} <= set(DISTORTIONS)
     assert RECIPES["paper"].versions == RECIPES["broad"].versions == 9
     assert RECIPES["paper"].view_size == 224
-    assert set(RECIPES["paper"].types) == {name for name, _ in RECIPES["paper"].distortions_of(5)}
-    assert len({name for seed in range(50) for name, _ in RECIPES["broad"].distortions_of(seed)}) == len(DISTORTIONS)
+    assert set(RECIPES["paper"].types) == {name for ((name, _),) in RECIPES["paper"].distortions_of(5)}
+    assert len({name for seed in range(50) for ((name, _),) in RECIPES["broad"].distortions_of(seed)}) == 18
+    chains = [chain for seed in range(50) for chain in RECIPES["wild"].distortions_of(seed)]
+    assert {name for chain in chains for name, _ in chain} == set(DISTORTIONS)
+    assert {len(chain) for chain in chains} == {1, 2, 3}
+    stages = [[STAGES.index(DISTORTIONS[name].stage) for name, _ in chain] for chain in chains]
+    assert all(order == sorted(order) for order in stages)
 
 
 @pytest.mark.parametrize("chromatic", [False, True])
@@ -112,6 +124,27 @@ def test_the_loss_follows_the_formula(temperature):
     assert quality_aware_contrastive_loss(z1, z2, a, temperature).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_anchors_add_the_undistorted_versions_of_the_other_contents():
+    generator = torch.Generator().manual_seed(1)
+    z1, z2 = torch.randn(2, 3, 5, 16, generator=generator)
+    s = torch.rand(3, 5, 5, generator=generator)
+    a = contrastive_weights((s + s.mT) / 2, power=3)
+    rows = []
+    for ours, theirs in ((z1, z2), (z2, z1)):
+        for i in range(3):
+            for k in range(5):
+                pairs = [(theirs[i, j], a[i, k, j]) for j in range(5)]
+                pairs += [(theirs[j, 0], a[i, k, 0]) for j in range(3) if j != i]
+                e = [math.exp(F.cosine_similarity(ours[i, k], z, dim=0).item() / 0.2) for z, _ in pairs]
+                rows.append(-math.log(sum(e_ * w.item() for e_, (_, w) in zip(e, pairs, strict=True)) / sum(e)))
+    anchors = torch.stack([z1[:, 0], z2[:, 0]])
+    whole = quality_aware_contrastive_loss(z1, z2, a, 0.2, anchors).item()
+    assert whole == pytest.approx(2 * sum(rows) / len(rows), rel=1e-5)
+    # The parts that two processes see, with the anchors of both.
+    parts = [quality_aware_contrastive_loss(z1[p], z2[p], a[p], 0.2, anchors, p.start) for p in (slice(0, 1), slice(1, 3))]
+    assert (parts[0].item() + 2 * parts[1].item()) / 3 == pytest.approx(whole, rel=1e-5)
+
+
 def test_the_loss_has_finite_gradients_with_weights_of_zero():
     z1 = torch.randn(1, 3, 8, requires_grad=True)
     loss = quality_aware_contrastive_loss(z1, torch.randn(1, 3, 8), torch.eye(3).unsqueeze(0))
@@ -120,7 +153,7 @@ def test_the_loss_has_finite_gradients_with_weights_of_zero():
 
 
 def test_views_are_fragments_at_the_same_places_of_all_versions(contents, tmp_path):
-    dataset = ContrastiveDataset(list_photos([contents]), SMALL, seed=0, cache=tmp_path)
+    dataset = ContrastiveDataset(PhotoList([contents]), SMALL, seed=0, cache=tmp_path)
     index = np.broadcast_to(np.arange(128 * 144).reshape(128, 144), (5, 3, 128, 144))
     # 16-bit positions do not fit the 8-bit view: look at the high and the low byte with the same random places.
     halves = [dataset._view((part % 256).astype(np.uint8), np.random.default_rng(7)) for part in (index // 256, index)]
@@ -139,36 +172,141 @@ def test_views_are_fragments_at_the_same_places_of_all_versions(contents, tmp_pa
 
 
 def test_samples_depend_on_their_position_alone_and_similarities_are_cached(contents, tmp_path, monkeypatch):
-    first = ContrastiveDataset(list_photos([contents]), SMALL, seed=0, cache=tmp_path)
-    samples = [first[i] for i in range(8)]
+    first = ContrastiveDataset(PhotoList([contents]), SMALL, seed=0, cache=tmp_path)
+    samples = [first[i].tensors for i in range(8)]
     assert len(list(tmp_path.glob("*.npy"))) == 4
     monkeypatch.setattr("grepq_metric.training.data.pairwise_fsim", None)
-    again = ContrastiveDataset(list_photos([contents]), SMALL, seed=0, cache=tmp_path)
+    again = ContrastiveDataset(PhotoList([contents]), SMALL, seed=0, cache=tmp_path)
     for i in (5, 0, 7):
-        assert all(torch.equal(a, b) for a, b in zip(again[i], samples[i], strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(again[i].tensors, samples[i], strict=True))
     views, weights = samples[0]
     assert views.shape == (2, 5, 3, 64, 64)
     assert torch.equal(weights.diagonal(), torch.ones(5))
     assert not torch.equal(views[0], views[1])
-    epochs = [[first[4 * e + i][1] for i in range(4)] for e in range(2)]
+    epochs = [[first[4 * e + i].tensors[1] for i in range(4)] for e in range(2)]
     assert {w.sum().item() for w in epochs[0]} == {w.sum().item() for w in epochs[1]}
 
 
-def test_photos_that_can_not_be_used_are_named_before_the_run_starts(contents, tmp_path):
-    with pytest.raises(ValueError, match=r"4 of 4 .*224 pixels.*\.png \(144x128\)"):
-        train_low_level([contents], tmp_path, LowLevelTraining())
-    (tmp_path / "bad").mkdir()
-    (tmp_path / "bad" / "x.jpg").write_bytes(b"no photo")
-    with pytest.raises(ValueError, match=r"1 of 5 .*x\.jpg"):
-        train_low_level([contents, tmp_path / "bad"], tmp_path, LowLevelTraining(recipe=SMALL))
-    with pytest.raises(ValueError, match="stop_after"):
-        train_low_level([contents], tmp_path, LowLevelTraining(recipe=SMALL), stop_after=0)
+def test_photos_that_can_not_be_used_are_passed_over_counted_and_named(contents, tmp_path, capfd):
+    with pytest.raises(ValueError, match=r"4 photos in a row can't be used, .*\.png has 144x128 pixels, expected 224"):
+        train_low_level(PhotoList([contents]), tmp_path / "small", LowLevelTraining(), workers=0)
+    folder = shutil.copytree(contents, tmp_path / "photos")
+    (folder / "broken.png").write_bytes((folder / "cat.png").read_bytes()[:5000])
+    out = tmp_path / "out"
+    train_low_level(PhotoList([folder]), out, LowLevelTraining(recipe=SMALL, batch=5, steps=2), workers=1)
+    assert [json.loads(line)["step"] for line in (out / "training/log.jsonl").open()] == [1, 2]
+    skipped = (out / "training/skipped.txt").read_text().splitlines()
+    assert len(skipped) == 2
+    assert all("broken.png" in why for why in skipped)
+    assert "skipped=2" in capfd.readouterr().err
+
+
+def test_a_killed_run_loses_nothing_before_its_last_checkpoint(contents, tmp_path):
+    training = LowLevelTraining(recipe=SMALL, batch=2, steps=5)
+    options = {"workers": 0, "checkpoint_every": 2, "cache": tmp_path / "cache"}
+    whole, _ = train_low_level(PhotoList([contents]), tmp_path / "whole", training, **options)
+    script = """if True:
+        import os, sys
+        from pathlib import Path
+        from grepq_metric.training import run
+        from grepq_metric.training.low import LowLevelTraining, train_low_level
+        from grepq_metric.training.photos import PhotoList
+        from tests.test_training import SMALL
+        save = run.Run._save
+        def save_then_die(self):
+            if self.step == 4:  # in the middle of the second checkpoint
+                self.checkpoint.with_suffix(".part").write_bytes(b"half")
+                os.kill(os.getpid(), 9)
+            save(self)
+        run.Run._save = save_then_die
+        train_low_level(PhotoList([sys.argv[1]]), Path(sys.argv[2]), LowLevelTraining(recipe=SMALL, batch=2, steps=5),
+                        workers=0, checkpoint_every=2, cache=Path(sys.argv[3]))
+    """
+    command = [sys.executable, "-c", script, contents, tmp_path / "killed", tmp_path / "cache"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    assert subprocess.run(list(map(str, command)), env=environment, capture_output=True).returncode == -9
+    again, finished = train_low_level(PhotoList([contents]), tmp_path / "killed", training, resume=True, **options)
+    assert finished
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed/training/log.jsonl").open()]
+    assert steps == [1, 2, 3, 4, 5]
+
+
+def test_a_full_disk_is_explained_and_leaves_the_last_checkpoint(contents, tmp_path, monkeypatch):
+    training = LowLevelTraining(recipe=SMALL, batch=2, steps=4)
+    options = {"workers": 0, "checkpoint_every": 2, "cache": tmp_path / "cache"}
+    photos, out = PhotoList([contents]), tmp_path / "out"
+    save, calls = torch.save, []
+
+    def full(state, path):
+        calls.append(state["step"])
+        if state["step"] > 2:
+            Path(path).write_bytes(b"half a checkpoint")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(state, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match=r"No space left .*checkpoint\.pt holds step 2\. Free some space and --resume"):
+        train_low_level(photos, out, training, **options)
+    assert calls == [2, 4]
+    assert [file.name for file in (out / "training").glob("checkpoint*")] == ["checkpoint.pt"]
+    monkeypatch.setattr(torch, "save", save)
+    _, finished = train_low_level(photos, out, training, resume=True, **options)
+    assert finished
+
+
+def test_a_cache_that_can_not_be_written_is_explained(contents, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("grepq_metric.training.data.np.save", full)
+    with pytest.raises(ValueError, match=r"cannot cache similarities in .*No space left .*there is no checkpoint yet"):
+        train_low_level(PhotoList([contents]), tmp_path, LowLevelTraining(recipe=SMALL, batch=2, steps=2), workers=0)
+    assert not list((tmp_path / "training/fsim").iterdir())
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_the_network(contents, tmp_path, monkeypatch):
+    training = LowLevelTraining(recipe=SMALL, batch=2, steps=4)
+    photos, options = PhotoList([contents]), {"workers": 0, "checkpoint_every": 2, "cache": tmp_path / "cache"}
+    real, calls = quality_aware_contrastive_loss, []
+
+    def breaks(*arguments):
+        calls.append(None)
+        return real(*arguments) * (math.nan if len(calls) == 4 else 1)
+
+    monkeypatch.setattr("grepq_metric.training.low.quality_aware_contrastive_loss", breaks)
+    with pytest.raises(ValueError, match=r"the loss is nan at step 4; .*checkpoint\.pt holds step 2.*--lr"):
+        train_low_level(photos, tmp_path / "out", training, **options)
+    monkeypatch.setattr("grepq_metric.training.low.quality_aware_contrastive_loss", real)
+    _, finished = train_low_level(photos, tmp_path / "out", training, resume=True, **options)
+    assert finished
+
+
+def test_a_run_starts_from_given_weights(contents, tmp_path):
+    training = LowLevelTraining(recipe=SMALL, batch=2, steps=1, lr=1e-9)
+    encoder, _ = train_low_level(PhotoList([contents]), tmp_path, training, workers=0, init="grepq-ll")
+    given = GRepQ.from_pretrained("grepq-ll")
+    for key, value in given.low.encoder.named_parameters():
+        assert torch.allclose(encoder.get_parameter(key), value, atol=1e-6)
+    assert json.loads((tmp_path / "training/run.json").read_text())["init"] == given.weights_id
+
+
+def test_a_run_logs_for_tensorboard(contents, tmp_path):
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    training = LowLevelTraining(recipe=SMALL, batch=2, steps=3)
+    options = {"workers": 0, "tensorboard": True}
+    train_low_level(PhotoList([contents]), tmp_path, training, stop_after=2, **options)
+    train_low_level(PhotoList([contents]), tmp_path, training, resume=True, **options)
+    events = accumulator.EventAccumulator(str(tmp_path / "training/tensorboard")).Reload()
+    logged = [json.loads(line)["loss"] for line in (tmp_path / "training/log.jsonl").open()]
+    assert [e.step for e in events.Scalars("loss")] == [1, 2, 3]
+    assert [e.value for e in events.Scalars("loss")] == pytest.approx(logged)
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_a_new_log(contents, tmp_path):
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "log.jsonl").write_text('{"step": 1, "loss": 9}\n{"step": 2, "lo')
-    train_low_level([contents], tmp_path, LowLevelTraining(recipe=SMALL, batch=2, steps=2), workers=0)
+    train_low_level(PhotoList([contents]), tmp_path, LowLevelTraining(recipe=SMALL, batch=2, steps=2), workers=0)
     assert [json.loads(line)["step"] for line in (tmp_path / "training" / "log.jsonl").open()] == [1, 2]
 
 
@@ -176,11 +314,11 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_starts_a_new_log(cont
 def test_a_resumed_run_is_the_same_bit_for_bit(contents, tmp_path, precision):
     training = LowLevelTraining(recipe=SMALL, batch=2, steps=6, precision=precision)
     options = {"workers": 0, "cache": tmp_path / "cache", "checkpoint_every": 2}
-    whole, finished = train_low_level([contents], tmp_path / "whole", training, **options)
+    whole, finished = train_low_level(PhotoList([contents]), tmp_path / "whole", training, **options)
     assert finished
-    _, finished = train_low_level([contents], tmp_path / "parts", training, stop_after=3, **options)
+    _, finished = train_low_level(PhotoList([contents]), tmp_path / "parts", training, stop_after=3, **options)
     assert not finished
-    parts, finished = train_low_level([contents], tmp_path / "parts", training, resume=True, **options)
+    parts, finished = train_low_level(PhotoList([contents]), tmp_path / "parts", training, resume=True, **options)
     assert finished
     for key, value in whole.state_dict().items():
         assert torch.equal(value, parts.state_dict()[key]), key
@@ -196,16 +334,16 @@ def test_a_resumed_run_is_the_same_bit_for_bit(contents, tmp_path, precision):
 
 def test_training_lowers_the_loss(contents, tmp_path):
     training = LowLevelTraining(recipe=SMALL, batch=4, steps=25, lr=5e-4)
-    train_low_level([contents], tmp_path, training, workers=0)
+    train_low_level(PhotoList([contents]), tmp_path, training, workers=0)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "training/log.jsonl").open()]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
 def test_a_run_is_not_continued_by_accident_nor_with_other_settings(contents, tmp_path):
     training = LowLevelTraining(recipe=SMALL, batch=2, steps=1)
-    train_low_level([contents], tmp_path, training, workers=0)
+    train_low_level(PhotoList([contents]), tmp_path, training, workers=0)
     with pytest.raises(FileExistsError, match="--resume"):
-        train_low_level([contents], tmp_path, training, workers=0)
+        train_low_level(PhotoList([contents]), tmp_path, training, workers=0)
     with pytest.raises(ValueError, match=r"'lr': 0\.0001"):
         train_low_level(
             [contents], tmp_path, LowLevelTraining(recipe=SMALL, batch=2, steps=1, lr=1e-3), resume=True, workers=0
@@ -220,6 +358,12 @@ def test_a_run_is_not_continued_by_accident_nor_with_other_settings(contents, tm
         (lambda: Recipe(levels=(0, 2)), "levels"),
         (lambda: Recipe(levels_per_type=3), "1 to 2, got 3"),
         (lambda: Recipe(grid=0), "grid"),
+        (lambda: Recipe(temperature=0), "temperature"),
+        (lambda: Recipe(chain=0), "chain"),
+        (lambda: recipe("wilde"), "'wilde', expected one of paper, broad, wild"),
+        (lambda: recipe("paper", {"grit": 4}), "'grit' of a recipe"),
+        (lambda: recipe("paper", {"grid": "four"}), "grid of a recipe must be like 7, got 'four'"),
+        (lambda: recipe("paper", {"levels": ["two"]}), "levels"),
         (lambda: LowLevelTraining(precision="int8"), "int8"),
         (lambda: LowLevelTraining(lr=0), "lr"),
         (lambda: LowLevelTraining(steps=0), "steps"),
@@ -275,8 +419,8 @@ def test_statistics_are_the_unbiased_ones(model, photos):
 def test_the_command_line_makes_weights_that_score(contents, photo_folder, tmp_path, photos):
     out = tmp_path / "mine"
     base = [sys.executable, "-c", "from grepq_metric.cli import main; main()"]
-    train = ["train", "low", "--photos", contents, "--out", out, "--types", "gaussian_blur,jpeg,white_noise,exposure"]
-    train += ["--grid", "2", "--steps", "3", "--batch", "2", "--workers", "1"]
+    train = ["train", "low", "--photos", contents, "--out", out, "--set", "types=gaussian_blur,jpeg,white_noise,exposure"]
+    train += ["--set", "grid=2", "--steps", "3", "--batch", "2", "--workers", "1"]
     for extra, said in ((["--stop-after", "2"], "stopped after step 2"), (["--resume"], "mine-")):
         result = subprocess.run([*base, *map(str, train), *extra], capture_output=True, text=True)
         assert result.returncode == 0, result.stderr

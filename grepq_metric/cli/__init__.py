@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from grepq_metric.cli import convert, info, pristine, score, train
+from grepq_metric.cli import convert, info, pristine, publish, score, train
 
 
 def _version(value: bool) -> None:
@@ -39,6 +39,7 @@ app.command("score")(score.score)
 app.command("info")(info.info)
 app.command("convert")(convert.convert)
 app.command("pristine")(pristine.pristine)
+app.command("publish")(publish.publish)
 app.add_typer(train.app, name="train")
 
 

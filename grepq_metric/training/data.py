@@ -6,17 +6,16 @@ import hashlib
 import json
 import os
 import tempfile
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from grepq_metric.images import find_images, read_image
-from grepq_metric.training.distortions import DISTORTIONS, LEVELS
+from grepq_metric.training.distortions import DISTORTIONS, LEVELS, STAGES, distort
+from grepq_metric.training.photos import PhotoDataset, PhotoList
 from grepq_metric.training.similarity import contrastive_weights, pairwise_fsim
 
 
@@ -25,22 +24,35 @@ class Recipe:
     """What one training sample is made of.
 
     Attributes:
-        types: names of distortions in the registry to draw from.
+        types: names of distortions in the registry to draw from; a name that is given twice is drawn twice as often.
         types_per_content: how many of them each content gets; which, depends on the content and the seed.
         levels: levels (1 to 5) to draw from.
         levels_per_type: how many of them each type gets.
+        chain: most distortions that one version gets, one after the other as in a camera; how many, and which besides its
+            own, is drawn for each of the content's types. 1: only its own.
+        region: side of the one square of each photo, at a random place, that is distorted, compared and shown in views;
+            0: the whole photo. FSIM halves a photo of 512 pixels, and hardly sees in it a blur that people see.
         grid: fragments along each side of a view.
         fragment: side of a square fragment in pixels.
         chromatic: compare versions by FSIMc, which sees colour, and not by FSIM.
+        power: exponent of the contrastive weights, see `contrastive_weights`.
+        temperature: of the contrastive loss.
+        anchors: also compare each version with the undistorted ones of the other photos in the batch, see
+            `quality_aware_contrastive_loss`.
     """
 
     types: tuple[str, ...] = ("gaussian_blur", "jpeg", "white_noise", "exposure")
     types_per_content: int = 4
     levels: tuple[int, ...] = (2, 4)
     levels_per_type: int = 2
+    chain: int = 1
+    region: int = 0
     grid: int = 7
     fragment: int = 32
     chromatic: bool = False
+    power: float = 1.0
+    temperature: float = 0.5
+    anchors: bool = False
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.types) - set(DISTORTIONS))
@@ -52,8 +64,13 @@ class Recipe:
             raise ValueError(f"levels must be 1 to {LEVELS}, got {self.levels}")
         if not 1 <= self.levels_per_type <= len(self.levels):
             raise ValueError(f"levels_per_type must be 1 to {len(self.levels)}, got {self.levels_per_type}")
-        if self.grid < 1 or self.fragment < 1:
-            raise ValueError(f"grid and fragment must be at least 1, got {self.grid} and {self.fragment}")
+        for name in ("chain", "grid", "fragment"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.region and self.region < self.view_size:
+            raise ValueError(f"region must be 0 or at least the {self.view_size} pixels of a view, got {self.region}")
+        if not (self.power > 0 and self.temperature > 0):
+            raise ValueError(f"power and temperature must be positive, got {self.power} and {self.temperature}")
 
     @property
     def versions(self) -> int:
@@ -65,94 +82,92 @@ class Recipe:
         """Side of a view in pixels."""
         return self.grid * self.fragment
 
-    def distortions_of(self, seed: int) -> list[tuple[str, int]]:
-        """The (type, level) pairs that the content with this seed gets."""
+    def distortions_of(self, seed: int) -> list[list[tuple[str, int]]]:
+        """The distorted versions that the content with this seed gets, each a list of (type, level)."""
         rng = np.random.default_rng(seed)
         types = rng.permutation(len(self.types))[: self.types_per_content]
-        return [
-            (self.types[t], int(level))
-            for t in types
-            for level in np.sort(rng.permutation(self.levels)[: self.levels_per_type])
-        ]
+        versions = []
+        for own in types:
+            levels = np.sort(rng.permutation(self.levels)[: self.levels_per_type])
+            others = []
+            if self.chain > 1:
+                drawn = rng.permutation(np.delete(np.arange(len(self.types)), own))[: rng.integers(self.chain)]
+                others = [(self.types[t], int(rng.choice(self.levels))) for t in drawn]
+            for level in levels:
+                version = [(self.types[own], int(level)), *others]
+                versions.append(sorted(version, key=lambda d: STAGES.index(DISTORTIONS[d[0]].stage)))
+        return versions
 
 
 RECIPES = {
     "paper": Recipe(),
-    "broad": Recipe(types=tuple(DISTORTIONS), levels=(1, 2, 3, 4, 5), grid=4, chromatic=True),
+    "broad": Recipe(types=tuple(DISTORTIONS)[:18], levels=(1, 2, 3, 4, 5), grid=4, chromatic=True),
+    "wild": Recipe(
+        types=(*DISTORTIONS, *3 * ("phone_camera", "night_camera", "digital_zoom")),
+        levels=(1, 2, 3, 4, 5),
+        chain=3,
+        region=256,
+        grid=1,
+        fragment=96,
+        chromatic=True,
+        power=3.0,
+        temperature=0.2,
+        anchors=True,
+    ),
 }
-"""Named recipes. ``paper`` is the paper's; ``broad`` draws 4 of all types at 2 of 5 levels, in smaller views."""
+"""Named recipes. ``paper`` is the paper's. ``broad`` draws 4 of 18 types at 2 of 5 levels, in smaller views. ``wild`` draws
+from all types, those of cameras more often, and applies up to 3 to a version; its views are patches as the zero-shot score
+takes them, and versions are compared across photos, too."""
 
 
-def list_photos(folders: list[Path]) -> list[Path]:
-    """All photos below the folders, in a fixed order.
-
-    Raises:
-        FileNotFoundError: a folder does not exist, or there is no photo in it.
-    """
-    photos: list[Path] = []
-    for folder in folders:
-        found = list(find_images(folder, recursive=True))
-        if not found:
-            raise FileNotFoundError(f"no photos in {folder}")
-        photos += found
-    return photos
-
-
-def check_sizes(photos: list[Path], size: int) -> None:
-    """Read the headers of all photos, so that a long run does not end at one that can't be used.
+def recipe(name: str, changes: Mapping[str, object] | None = None) -> Recipe:
+    """A named recipe with changes: values of its fields; one value stands for a list of one, and ``types="all"`` for all.
 
     Raises:
-        ValueError: photos can't be opened or have a side below `size` pixels; the message names some.
+        ValueError: there is no such recipe or field, or a value is of another type or out of range.
     """
-    bad = []
-    for path in photos:
-        try:
-            with Image.open(path) as image:
-                if min(image.size) < size:
-                    bad.append(f"{path} ({image.width}x{image.height})")
-        except OSError as error:
-            bad.append(f"{path} ({error})")
-    if bad:
-        raise ValueError(
-            f"{len(bad)} of {len(photos)} photos can't be used, expected images of at least {size} pixels on each side: "
-            f"{'; '.join(bad[:3])}. Remove them, or for small ones take a smaller --grid"
-        )
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}, expected one of {', '.join(RECIPES)}")
+    values = {f.name: getattr(RECIPES[name], f.name) for f in fields(Recipe)}
+    for key, value in (changes or {}).items():
+        if key not in values:
+            raise ValueError(f"unknown setting {key!r} of a recipe, expected one of {', '.join(values)}")
+        if key == "types" and value == "all":
+            value = tuple(DISTORTIONS)
+        kind = type(values[key])
+        if kind is tuple:
+            value = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+            value = value if all(type(v) is type(values[key][0]) for v in value) else None
+        elif kind is float and type(value) is int:
+            value = float(value)
+        if type(value) is not kind:
+            raise ValueError(f"{key} of a recipe must be like {values[key]!r}, got {changes[key]!r}")
+        values[key] = value
+    return Recipe(**values)
 
 
-def photos_sha256(photos: list[Path]) -> str:
-    """One SHA-256 for the contents of photos, in their order."""
-    digest = hashlib.sha256()
-    for path in photos:
-        digest.update(hashlib.sha256(path.read_bytes()).digest())
-    return digest.hexdigest()
-
-
-class ContrastiveDataset(Dataset):
-    """Samples of a whole training run, addressed by their position in it.
-
-    Sample i depends on i, the seed and the photo alone, so that a resumed run continues with the very samples that an
-    uninterrupted one would have seen.
+class ContrastiveDataset(PhotoDataset):
+    """Two views of all versions of a content, ``(2, D, 3, S, S)`` uint8, and their contrastive weights ``(D, D)``.
 
     Args:
-        photos: image files, the contents.
+        photos: the contents.
         recipe: what a sample is made of.
         seed: of the order of contents, the choice of distortions and the places of fragments.
         cache: folder for the similarities, computed once for each content.
-
-    Each item is ``(views, weights)``: ``(2, D, 3, S, S)`` uint8 and ``(D, D)`` float32.
     """
 
-    def __init__(self, photos: list[Path], recipe: Recipe, seed: int, cache: Path) -> None:
-        self.photos, self.recipe, self.seed, self.cache = photos, recipe, seed, Path(cache)
+    def __init__(self, photos: PhotoList, recipe: Recipe, seed: int, cache: Path) -> None:
+        super().__init__(photos, seed)
+        self.recipe, self.cache = recipe, Path(cache)
         self.cache.mkdir(parents=True, exist_ok=True)
-        self._epoch, self._order = -1, np.empty(0, int)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, Tensor]:
-        epoch, rank = divmod(position, len(self.photos))
-        if epoch != self._epoch:  # shuffling all photos for each sample would cost more than the sample, with many photos
-            self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.photos))
-        versions, key = self.versions(self.photos[self._order[rank]])
-        weights = contrastive_weights(self._similarity(versions, key))
+    def make(self, index: int, position: int) -> tuple[Tensor, Tensor]:
+        """Views and weights of content `index`, with the places of the fragments drawn for `position`."""
+        versions, key = self.versions(index)
+        try:
+            weights = contrastive_weights(self._similarity(versions, key), self.recipe.power)
+        except OSError as error:
+            raise OSError(f"cannot cache similarities in {self.cache}: {error}") from error
         rng = np.random.default_rng([self.seed, position])
         views = [self._view(versions, rng) for _ in range(2)]
         for axis in (2, 3):
@@ -160,15 +175,24 @@ class ContrastiveDataset(Dataset):
                 views[1] = np.flip(views[1], axis)
         return torch.from_numpy(np.stack(views)), weights
 
-    def versions(self, path: Path) -> tuple[np.ndarray, str]:
-        """``(D, 3, H, W)`` uint8 versions of a photo, the undistorted one first, and their cache key."""
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        image = (read_image(path) * 255).round().byte().permute(1, 2, 0).numpy()
+    def versions(self, index: int) -> tuple[np.ndarray, str]:
+        """``(D, 3, H, W)`` uint8 versions of a photo, the undistorted one first, and their cache key.
+
+        Raises:
+            ValueError: the photo can't be read or is smaller than a view; the message names it.
+        """
+        least = max(self.recipe.view_size, self.recipe.region)
+        image = (self.photos.image(index, least) * 255).round().byte().permute(1, 2, 0).numpy()
+        digest = hashlib.sha256(self.photos.read(index)).hexdigest()
         content_seed = int(hashlib.sha256(f"{self.seed} {digest}".encode()).hexdigest()[:12], 16)
+        if side := self.recipe.region:
+            rng = np.random.default_rng(content_seed)
+            top, left = (rng.integers(length - side + 1) for length in image.shape[:2])
+            image = np.ascontiguousarray(image[top : top + side, left : left + side])
         chosen = self.recipe.distortions_of(content_seed)
-        stack = [image, *(DISTORTIONS[name](image, level, content_seed) for name, level in chosen)]
-        made = [[name, DISTORTIONS[name].strengths[level - 1], level] for name, level in chosen]
-        key = json.dumps([digest, content_seed, made, self.recipe.chromatic])
+        stack = [image, *(distort(image, version, content_seed) for version in chosen)]
+        made = [[[name, DISTORTIONS[name].strengths[level - 1], level] for name, level in version] for version in chosen]
+        key = json.dumps([digest, content_seed, self.recipe.region, made, self.recipe.chromatic])
         return np.stack(stack).transpose(0, 3, 1, 2), hashlib.sha256(key.encode()).hexdigest()[:32]
 
     def _similarity(self, versions: np.ndarray, key: str) -> Tensor:
@@ -178,7 +202,11 @@ class ContrastiveDataset(Dataset):
         similarity = pairwise_fsim(torch.from_numpy(versions).float() / 255, self.recipe.chromatic)
         # Several workers may write the same content; only a finished file ever gets the name.
         with tempfile.NamedTemporaryFile(dir=self.cache, suffix=".part", delete=False) as part:
-            np.save(part, similarity.numpy())
+            try:
+                np.save(part, similarity.numpy())
+            except OSError:
+                os.unlink(part.name)
+                raise
         os.replace(part.name, path)
         return similarity
 
@@ -198,14 +226,7 @@ class ContrastiveDataset(Dataset):
                 ]
         return view
 
-    def __len__(self) -> int:
-        return len(self.photos)
-
     def identity(self) -> dict:
         """What the samples depend on, for the run's record and for refusing to resume another run."""
-        return {
-            "contents": len(self.photos),
-            "contents_sha256": photos_sha256(self.photos),
-            "recipe": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.recipe).items()},
-            "seed": self.seed,
-        }
+        recipe = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.recipe).items()}
+        return {**self.photos.identity(), "recipe": recipe, "seed": self.seed}

@@ -7,24 +7,70 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def quality_aware_contrastive_loss(z1: Tensor, z2: Tensor, weights: Tensor, temperature: float = 0.5) -> Tensor:
+def quality_aware_contrastive_loss(
+    z1: Tensor, z2: Tensor, weights: Tensor, temperature: float = 0.5, anchors: Tensor | None = None, first: int = 0
+) -> Tensor:
     """Quality-aware contrastive loss (QACL) between two views of the versions of contents (paper: low-level pathway).
 
-    Only versions of one content are compared.
+    The paper compares only versions of one content. With `anchors`, which are not in the paper, each version is also compared
+    with the undistorted version of the other contents, with the weight that it has with its own: what a photo shows then
+    matters less to its features than how much it is distorted.
 
     Args:
-        z1: ``(B, D, C)`` features of view 1: B contents in D versions each.
+        z1: ``(B, D, C)`` features of view 1: B contents in D versions each, the undistorted one first.
         z2: ``(B, D, C)`` features of view 2.
         weights: ``(B, D, D)`` weights a_kl in [0, 1], see `contrastive_weights`.
         temperature: divides the cosine similarity.
+        anchors: ``(2, N, C)`` features of both views of the undistorted versions of a batch that `z1` is part of.
+        first: position in `anchors` of the first content of `z1`.
 
     Returns:
         Scalar, the mean over contents.
     """
-    logits = F.normalize(z1.float(), dim=-1) @ F.normalize(z2.float(), dim=-1).mT / temperature
-    # log(sum a e) - log(sum e), with log a under the exponent: stable, and a zero weight is -inf, which logsumexp takes.
-    weighted = logits + weights.log()
-    loss = logits.new_zeros(())
-    for dim in (-1, -2):
-        loss = loss + (torch.logsumexp(logits, dim) - torch.logsumexp(weighted, dim)).mean()
+    z1, z2 = (F.normalize(z.float(), dim=-1) for z in (z1, z2))
+    loss = z1.new_zeros(())
+    for view, (ours, theirs, a) in enumerate(((z1, z2, weights), (z2, z1, weights.mT))):
+        logits, log_a = ours @ theirs.mT / temperature, a.log()
+        if anchors is not None:
+            contents, versions = ours.shape[:2]
+            clean = F.normalize(anchors[1 - view].float(), dim=-1)
+            own = torch.arange(contents, device=clean.device) + first
+            others = torch.arange(len(clean), device=clean.device) != own[:, None]  # (B, N)
+            with_anchors = (ours @ clean.T / temperature).masked_fill(~others[:, None], -torch.inf)
+            logits = torch.cat([logits, with_anchors], -1)
+            log_a = torch.cat([log_a, log_a[..., :1].expand(contents, versions, len(clean))], -1)
+        # log(sum a e) - log(sum e), with log a under the exponent: stable, and a zero weight is -inf, which logsumexp takes.
+        loss = loss + (logits.logsumexp(-1) - (logits + log_a).logsumexp(-1)).mean()
     return loss
+
+
+def group_contrastive_loss(z: Tensor, temperature: float = 0.5) -> Tensor:
+    """Group contrastive loss (GCL) between a group of poor and a group of good photos (paper: high-level pathway).
+
+    A sample is drawn to the members of its own group and driven from those of the other.
+
+    Args:
+        z: ``(2, G, C)`` projected features of the two groups, G >= 2.
+        temperature: divides the cosine similarity.
+
+    Returns:
+        Scalar, the mean over all 2 G samples.
+    """
+    group = z.shape[1]
+    n = F.normalize(z.float(), dim=-1)
+    own = n @ n.mT / temperature
+    own = (own.sum(-1) - own.diagonal(dim1=-2, dim2=-1)) / (group - 1)  # (2, G), without the sample itself
+    other = n @ n.flip(0).mT / temperature  # (2, G, G)
+    return (torch.logsumexp(torch.cat([own.unsqueeze(-1), other], -1), -1) - own).mean()
+
+
+def extreme_groups(quality: Tensor, size: int = 4) -> Tensor:
+    """Positions of the samples with the lowest and the highest pseudo-scores: ``(B,)`` -> ``(2, size)``.
+
+    Raises:
+        ValueError: there are fewer than two groups of samples.
+    """
+    if len(quality) < 2 * size:
+        raise ValueError(f"two groups of {size} need a batch of {2 * size} or more, got {len(quality)}")
+    order = quality.argsort(stable=True)
+    return torch.stack([order[:size], order[-size:]])

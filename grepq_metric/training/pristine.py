@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
 
 import torch
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from grepq_metric.images import read_image
 from grepq_metric.low_level import FEATURES, LowLevelPathway
-from grepq_metric.training.data import photos_sha256
+from grepq_metric.training.photos import PhotoList
 
 
 @dataclass(frozen=True)
@@ -111,17 +109,33 @@ def write_statistics(low: LowLevelPathway, batches: Iterable[Tensor]) -> int:
     return count
 
 
-def set_pristine_statistics(model, photos: list[Path], selection: Selection) -> None:
-    """Select pristine patches of `photos` and write their statistics and origin into a model with a low-level pathway."""
+def set_pristine_statistics(model, photos: PhotoList, selection: Selection) -> list[str]:
+    """Select pristine patches of `photos` and write their statistics and origin into a model with a low-level pathway.
+
+    Returns:
+        Why photos were passed over, each with its name.
+
+    Raises:
+        ValueError: the model has no low-level pathway, or there are fewer than two patches.
+    """
     if model.low is None:
         raise ValueError(f"{model.name} has no low-level pathway, and so no pristine statistics")
-    batches = (selection(read_image(path)) for path in tqdm(photos, desc="pristine", unit="photo", disable=None))
-    count = write_statistics(model.low, batches)
+    skipped = []
+
+    def patches() -> Iterator[Tensor]:
+        for i in tqdm(range(len(photos)), desc="pristine", unit="photo", disable=None):
+            try:
+                image = photos.image(i)
+            except ValueError as error:
+                skipped.append(str(error))
+                continue
+            yield selection(image)
+
+    count = write_statistics(model.low, patches())
     model.provenance["pristine"] = {
-        "folders": sorted({path.resolve().parent.name for path in photos}),
-        "photos": len(photos),
-        "photos_sha256": photos_sha256(photos),
+        **photos.identity(),
+        "skipped": len(skipped),
         "patches": count,
-        "sharpness": selection.sharpness,
-        "colourfulness": selection.colourfulness,
+        **asdict(selection),
     }
+    return skipped

@@ -45,6 +45,9 @@ def pairwise_fsim(versions: Tensor, chromatic: bool = False) -> Tensor:
     return similarity
 
 
-def contrastive_weights(similarity: Tensor | np.ndarray):
-    """Weights a = 2 - 2 / (1 + s^2) of FSIM values s, in [0, 1] for s in [0, 1] (the paper's low-level pathway)."""
-    return 2 - 2 / (1 + similarity**2)
+def contrastive_weights(similarity: Tensor | np.ndarray, power: float = 1.0):
+    """Weights a = (2 - 2 / (1 + s^2))^power of FSIM values s, in [0, 1] for s in [0, 1].
+
+    The paper's have a power of 1 (low-level pathway); a larger one tells apart versions that FSIM finds alike.
+    """
+    return (2 - 2 / (1 + similarity**2)) ** power

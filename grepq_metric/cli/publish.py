@@ -1,0 +1,24 @@
+"""``grepq publish``: a weights folder to the Hugging Face Hub, with a model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+
+def publish(
+    folder: Path = typer.Argument(..., help="Weights folder."),
+    repo: str = typer.Option(..., help="Repository on the Hub, user/name; created if it does not exist."),
+    terms: list[Path] = typer.Option([], help="CSV of the training photos with columns `set` and `terms`, for the card."),
+    results: list[Path] = typer.Option([], help="Markdown file with measured results and their commands, for the card."),
+    private: bool = typer.Option(False, help="Make a new repository private."),
+    revision: str = typer.Option(None, help="Branch to write to. Default: main."),
+) -> None:
+    """Upload weights with a model card: what they are, trained how and on what, terms of the data, results, limits.
+
+    The token is that of `hf auth login` or HF_TOKEN. A README.md in the folder that you have written goes in the card's place.
+    """
+    from grepq_metric.publish import publish
+
+    typer.echo(publish(folder, repo, terms=terms, results=results, private=private, revision=revision))

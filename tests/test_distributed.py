@@ -1,0 +1,82 @@
+"""Promise: several processes take the steps of one process on the same batch, under torchrun and accelerate launch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPT = """
+import sys
+import torch
+torch.set_num_threads(1)
+from pathlib import Path
+from grepq_metric.training.photos import PhotoList
+from grepq_metric.training.world import World
+kind, source, out = sys.argv[1:4]
+photos = PhotoList([source])
+if kind == "low":
+    from grepq_metric.training.data import Recipe
+    from grepq_metric.training.low import LowLevelTraining, train_low_level
+    recipe = Recipe(types=("gaussian_blur", "white_noise"), types_per_content=2, levels=(1, 5), grid=2)
+    training = LowLevelTraining(recipe=recipe, batch=4, steps=3, precision="fp32")
+    train_low_level(photos, out, training, world=World(), workers=0)
+else:
+    from tests.test_train_high import SMALL
+    tensors = torch.load(Path(source).parent / "tiny.pt", weights_only=True)
+    from grepq_metric.training.high import train_high_level
+    train_high_level(photos, tensors, out, SMALL, world=World(), workers=0)
+"""
+LAUNCHERS = {
+    "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
+    "accelerate": [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--multi_cpu", "--num_processes", "2"],
+}
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory, photos):
+    from torchvision.utils import save_image
+
+    from grepq_metric.high_level import HighLevelPathway
+    from tests.conftest import randomise
+    from tests.test_train_high import TINY
+
+    folder = tmp_path_factory.mktemp("distributed") / "photos"
+    folder.mkdir()
+    for name in ("astronaut", "coffee", "cat", "rocket"):
+        save_image(photos[name][..., :128, :144], folder / f"{name}.png")
+    pathway = HighLevelPathway(image_tower=TINY)
+    randomise(pathway.visual, 5)
+    pathway.text_features.copy_(torch.nn.functional.normalize(torch.randn(2, 64, generator=torch.manual_seed(6)), dim=-1))
+    torch.save(pathway.state_dict(), folder.parent / "tiny.pt")
+    return folder
+
+
+def run(command, script, arguments):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
+    result = subprocess.run(
+        [*command, str(script), *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+
+
+@pytest.mark.parametrize(("kind", "launcher"), [("low", "torchrun"), ("high", "torchrun"), ("low", "accelerate")])
+def test_two_processes_take_the_steps_of_one(contents, tmp_path, kind, launcher):
+    if launcher == "accelerate":
+        pytest.importorskip("accelerate")
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    run([sys.executable], script, [kind, contents, tmp_path / "one"])
+    run(LAUNCHERS[launcher], script, [kind, contents, tmp_path / "two"])
+    one, two = (
+        [json.loads(line)["loss"] for line in (tmp_path / name / "training/log.jsonl").open()] for name in ("one", "two")
+    )
+    assert two == pytest.approx(one, rel=1e-4)
+    assert json.loads((tmp_path / "two/training/run.json").read_text())["processes"] == 2
+    states = [torch.load(tmp_path / n / "training/checkpoint.pt", weights_only=True) for n in ("one", "two")]
+    part = "encoder" if kind == "low" else "visual"
+    for key, value in states[0][part].items():
+        assert torch.allclose(value.double(), states[1][part][key].double(), rtol=1e-2, atol=2e-4), key
