@@ -111,25 +111,30 @@ def opinions(metrics: dict, folder: Path, table: Path, contents: PhotoList) -> l
 
 
 def score_all(metrics: dict, photos: list[Path], table: Path) -> list[list[float]]:
-    """Scores of photos, a row a photo and a column a metric, kept in a CSV file whose header names the metrics."""
-    header, done = ["image", *metrics], {}
-    if table.exists():
-        with table.open() as file:
-            found, *lines = csv.reader(file)
-        if found == header:
-            done = {line[0]: [float(value) for value in line[1:]] for line in lines if len(line) == len(header)}
-    part = table.with_suffix(".part")
-    with part.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *([name, *values] for name, values in done.items())])
+    """Scores of photos, a row a photo and a column a metric, kept in a CSV file whose header names the metrics.
+
+    What the file holds already is not computed again; columns of other metrics are dropped.
+    """
+    part = table.with_suffix(".part")  # of a run that was stopped
+    scores: dict[str, dict[str, float]] = {path.name: {} for path in photos}
+    for file in (table, part):
+        if file.exists():
+            with file.open() as stream:
+                for row in csv.DictReader(stream):
+                    scores.get(row["image"], {}).update({m: float(row[m]) for m in metrics if row.get(m)})
+    with part.open("w", newline="") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["image", *metrics])
+        # Scored photos first, so that they are in the file before the long part begins.
+        for path in tqdm(sorted(photos, key=lambda path: len(scores[path.name]) < len(metrics)), desc=table.stem):
+            row = scores[path.name]
+            if missing := [metric for metric in metrics if metric not in row]:
+                x = read_image(path).unsqueeze(0)
+                row.update({metric: metrics[metric](x) for metric in missing})
+            writer.writerow([path.name, *(row[metric] for metric in metrics)])
+            stream.flush()
     part.replace(table)
-    with table.open("a", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        for path in tqdm([path for path in photos if path.name not in done], desc=table.stem):
-            x = read_image(path).unsqueeze(0)
-            done[path.name] = [metric(x) for metric in metrics.values()]
-            writer.writerow([path.name, *done[path.name]])
-            file.flush()
-    return [done[path.name] for path in photos]
+    return [[scores[path.name][metric] for metric in metrics] for path in photos]
 
 
 def near_duplicates(photos: list[Path], contents: PhotoList, threshold: float = 0.99) -> dict[int, str]:

@@ -21,8 +21,8 @@ photos = PhotoList([source])
 if kind == "low":
     from grepq_metric.training.data import Recipe
     from grepq_metric.training.low import LowLevelTraining, train_low_level
-    recipe = Recipe(types=("gaussian_blur", "white_noise"), types_per_content=2, levels=(1, 5), grid=2)
-    training = LowLevelTraining(recipe=recipe, batch=4, steps=3, precision="fp32")
+    recipe = Recipe(types=("gaussian_blur", "white_noise"), types_per_content=2, levels=(1, 5), grid=2, anchors=True)
+    training = LowLevelTraining(recipe=recipe, batch=4, steps=3, lr=1e-5, precision="fp32")
     train_low_level(photos, out, training, world=World(), workers=0)
 else:
     from tests.test_train_high import SMALL
@@ -32,7 +32,7 @@ else:
 """
 LAUNCHERS = {
     "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
-    "accelerate": [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--multi_cpu", "--num_processes", "2"],
+    "accelerate": [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
 }
 
 

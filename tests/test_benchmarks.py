@@ -1,0 +1,86 @@
+"""Promises of the training benchmarks: distortions that grow, and correlations that are what they say."""
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import synthetic
+from benchmarks.training_gain import near_duplicates, score_all
+from grepq_metric.training.photos import PhotoList
+
+
+def test_the_synthetic_distortions_grow_with_their_level(photos):
+    A = pytest.importorskip("albumentations")  # noqa: N806
+    photo = (photos["coffee"][0].permute(1, 2, 0) * 255).round().byte().numpy()
+    kinds = synthetic.distortions()
+    assert len(kinds) >= 20
+    for name, make in kinds.items():
+        versions = [A.Compose([make(level)], seed=level)(image=photo)["image"] for level in range(1, 6)]
+        errors = [np.square(version.astype(float) - photo).mean() for version in versions]
+        assert errors == sorted(errors), name
+        assert errors[0] > 0, name
+        again = A.Compose([make(3)], seed=3)(image=photo)["image"]
+        assert np.array_equal(again, versions[2]), name
+
+
+def test_the_report_gives_the_correlations_of_its_rows():
+    rows = []
+    for photo, sign in (("a", 1), ("b", -1)):
+        for kind in ("blur", "noise"):
+            for level in range(6):
+                score = -level if kind == "blur" else -sign * level
+                rows.append({"photo": photo, "type": kind, "level": level, "FSIM": 1 - level / 10, "m": score, "flat": 0.5})
+    lines = "\n".join(synthetic.report(rows, ["m", "flat"]))
+    assert "| blur | 1.00 | 0.00 |" in lines
+    assert "| noise | 0.00 | 0.00 |" in lines
+    assert "| **median of the 2 types** | 0.50 | 0.00 |" in lines
+
+
+def test_scores_are_kept_when_a_run_is_stopped_and_when_a_metric_is_added(photo_folder, tmp_path):
+    files, table, calls = sorted(photo_folder.iterdir()), tmp_path / "scores.csv", []
+
+    def metric(name, stop_at=99):
+        def score(x):
+            calls.append(name)
+            if len(calls) == stop_at:
+                raise KeyboardInterrupt
+            return x.mean().item() + len(name)
+
+        return score
+
+    with pytest.raises(KeyboardInterrupt):
+        score_all({"a": metric("a", stop_at=4)}, files, table)
+    rows = score_all({"a": metric("a")}, files, table)
+    assert len(calls) == 4 + len(files) - 3
+    calls.clear()
+    both = score_all({"bb": metric("bb"), "a": metric("a")}, files, table)
+    assert calls == ["bb"] * len(files)
+    assert [a for _, a in both] == [a for (a,) in rows]
+    assert all(bb == pytest.approx(a + 1) for bb, a in both)
+    assert table.read_text().splitlines()[0] == "image,bb,a"
+
+
+def test_near_duplicates_are_found_under_another_name_and_compression(photo_folder, tmp_path):
+    from PIL import Image
+
+    Image.open(photo_folder / "cat.png").resize((300, 200)).save(tmp_path / "other.jpg", quality=40)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(tmp_path / "noise.png")
+    found = near_duplicates([tmp_path / "noise.png", tmp_path / "other.jpg"], PhotoList([photo_folder]))
+    assert found == {1: "cat.png"}
+
+
+def test_the_small_clip_of_the_benchmark_has_the_towers_of_openais(monkeypatch):
+    from benchmarks.tiny_clip import TOWER, train_clip
+    from grepq_metric.training.high import high_level_pathway
+    from grepq_metric.weights import high_level_tensors
+
+    class Photos:
+        def __len__(self):
+            return 1
+
+        def image(self, index, least):
+            return torch.rand(3, 128, 128)
+
+    pathway = high_level_pathway(high_level_tensors(train_clip(Photos(), 1, 8, 0), "the small CLIP"))
+    assert pathway.image_tower == TOWER
+    assert pathway.text_features.shape == (2, TOWER["output_dim"])
