@@ -34,7 +34,7 @@ from grepq_metric.training.high import HighLevelTraining, high_level_pathway, hi
 from grepq_metric.training.photos import PhotoList
 from grepq_metric.weights import high_level_tensors
 
-TOWER = {"layers": [1, 1, 1, 1], "width": 24, "output_dim": 128}
+TOWER = {"layers": [1, 1, 1, 1], "width": 16, "output_dim": 128}
 GOOD = ("A good photo.", "a sharp photo", "a clear photo", "a beautiful photo")
 BAD = {
     "a bad photo": tuple(DISTORTIONS),
@@ -126,7 +126,7 @@ def main() -> None:
         labels = list(csv.DictReader(file))
     seen = near_duplicates([arguments.opinions / row["image"] for row in labels], photos)
     keep = [row for i, row in enumerate(labels) if i not in seen]
-    clip = train_clip(photos, arguments.clip_steps, batch=64, seed=0)
+    clip = train_clip(photos, arguments.clip_steps, batch=32, seed=0)
     tensors = high_level_tensors(clip, "the small CLIP")
     before = evaluate(high_level_pathway(tensors), arguments.opinions, keep)
 

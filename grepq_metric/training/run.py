@@ -45,8 +45,7 @@ class Run:
 
     Raises:
         FileExistsError: `out` already holds a run and `resume` is false.
-        ValueError: the checkpoint belongs to a run with other settings.
-        ModuleNotFoundError: TensorBoard is asked for and not installed.
+        ValueError: the checkpoint belongs to a run with other settings, or TensorBoard is asked for and not installed.
     """
 
     def __init__(
@@ -79,18 +78,18 @@ class Run:
         self._saved, self._began = self.step, time.monotonic()
         self._log, self._board, self._shown = None, None, {}
         if world.leads:
+            if tensorboard:
+                try:
+                    from torch.utils.tensorboard import SummaryWriter
+                except ModuleNotFoundError as error:
+                    raise ValueError('--tensorboard needs TensorBoard: pip install "grepq-metric[train]"') from error
+                self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
             self.folder.mkdir(parents=True, exist_ok=True)
             machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "processes": world.size}
             record = {**settings, **machine, "device": str(world.device)}
             (self.folder / "run.json").write_text(json.dumps(record, indent=2) + "\n")
             self._drop_log_after(self.step)
             self._log = (self.folder / "log.jsonl").open("a")
-            if tensorboard:
-                try:
-                    from torch.utils.tensorboard import SummaryWriter
-                except ModuleNotFoundError as error:
-                    raise ModuleNotFoundError('--tensorboard needs pip install "grepq-metric[train]"') from error
-                self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
 
     @property
     def finished(self) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -56,12 +57,9 @@ class World:
             raise ValueError(f"a batch of {batch} can't be split between {self.size} processes: choose a multiple of them")
         return batch // self.size
 
-    def positions(self, start: int, end: int, batch: int) -> list[int] | range:
+    def positions(self, start: int, end: int, batch: int) -> Iterable[int]:
         """Positions in the run of this process's samples of steps `start` to `end`."""
-        share = self.share(batch)
-        if self.size == 1:
-            return range(start * batch, end * batch)
-        return [step * batch + self.rank * share + i for step in range(start, end) for i in range(share)]
+        return Positions(start, end, batch, self.rank * self.share(batch), self.share(batch))
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """The network with averaged gradients, and batch statistics over all processes."""
@@ -91,6 +89,24 @@ class World:
         """Wait for all processes."""
         if self.size > 1:
             dist.barrier()
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Positions of `share` samples of each step, from the one numbered `first` in its batch; not a list, runs are long."""
+
+    start: int
+    end: int
+    batch: int
+    first: int
+    share: int
+
+    def __iter__(self) -> Iterator[int]:
+        for step in range(self.start, self.end):
+            yield from range(step * self.batch + self.first, step * self.batch + self.first + self.share)
+
+    def __len__(self) -> int:
+        return max(self.end - self.start, 0) * self.share
 
 
 class _SyncBatchNorm(nn.BatchNorm2d):
