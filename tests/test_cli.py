@@ -31,7 +31,7 @@ def scores(photo_folder):
 
 def test_help_names_every_command_and_loads_no_torch():
     text = grepq("--help").stdout
-    for command in ("score", "info", "convert", "train", "pristine"):
+    for command in ("score", "info", "convert", "train", "pristine", "publish"):
         assert command in text
         assert "--help" in grepq(command, "--help").stdout
     assert "--resume" in grepq("train", "low", "--help").stdout
@@ -210,8 +210,11 @@ def test_weights_decide_the_pathways_alone_and_the_metric_chooses(model, photo_f
         (["info", "grepq_ll"], "did you mean 'grepq-ll'"),
         (["convert", "-o", "x"], "nothing to convert"),
         (["train", "low", "--photos", "/nowhere", "--out", "x"], "/nowhere"),
+        (["train", "low", "--photos", ".", "--out", "x", "--set", "grid"], "NAME=VALUE"),
+        (["train", "high", "--photos", "tests", "--clip", "absent.pt", "--out", "x", "--batch", "4"], "at most half"),
+        (["publish", "/nowhere", "--repo", "user/name"], "/nowhere"),
         (["train", "low", "--photos", ".", "--out", "x", "--recipe", "none"], "unknown recipe 'none'"),
-        (["train", "low", "--photos", ".", "--out", "x", "--types", "fog"], "unknown distortion types"),
+        (["train", "low", "--photos", ".", "--out", "x", "--set", "types=fog"], "unknown distortion types"),
         (["pristine", "--photos", "/nowhere", "--weights", "/nowhere"], "no weights at /nowhere"),
     ],
 )
