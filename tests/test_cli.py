@@ -46,7 +46,7 @@ def test_version_and_info():
         assert name in text
     described = grepq("info", "grepq-ll").stdout
     assert described.startswith(GRepQ.from_pretrained("grepq-ll").weights_id)
-    assert json.loads(described.partition("\n")[2])["provenance"]["contents_sha256"]
+    assert json.loads(described.partition("\n")[2])["provenance"]["photos_sha256"]
 
 
 def test_json_of_a_folder(photo_folder, scores):
