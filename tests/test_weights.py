@@ -85,7 +85,7 @@ def test_the_packaged_weights_load_without_network_and_fit_the_wheel(monkeypatch
     model = GRepQ.from_pretrained("grepq-ll")
     assert model.pathways == ("low",)
     assert model.weights_id.startswith("grepq-ll-")
-    for key in ("trained_by", "trained", "contents_sha256", "steps", "seed", "recipe", "pristine"):
+    for key in ("trained_by", "trained", "photos_sha256", "steps", "seed", "recipe", "pristine"):
         assert key in model.provenance, key
 
     from grepq_metric.weights import packaged_folder
