@@ -24,8 +24,8 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from benchmarks.synthetic import references
-from benchmarks.training_gain import SEVERITIES, near_duplicates
+from benchmarks.synthetic import SEVERITIES, references
+from benchmarks.training_gain import near_duplicates
 from grepq_metric import read_image
 from grepq_metric.low_level import LowLevelEncoder, LowLevelPathway
 from grepq_metric.training.data import RECIPES, ContrastiveDataset, Recipe

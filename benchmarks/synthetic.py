@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 import scipy.stats
-import skimage.data
+import skimage
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from grepq_metric import GRepQ, read_image
@@ -134,6 +136,34 @@ def report(rows: list[dict], metrics: list[str]) -> list[str]:
     against = [scipy.stats.spearmanr([row[m] for row in pooled], fsim).statistic for m in metrics]
     lines.append(f"| **SRCC with FSIM, {len(pooled)} versions pooled** | " + " | ".join(f"{v:.2f}" for v in against) + " |")
     return lines
+
+
+def _to_uint8(image: np.ndarray) -> np.ndarray:
+    return (255 * np.clip(image, 0, 1)).round().astype(np.uint8)
+
+
+def _jpeg(photo: np.ndarray, level: int) -> np.ndarray:
+    stream = io.BytesIO()
+    Image.fromarray(photo).save(stream, "JPEG", quality=(60, 35, 20, 10, 5)[level - 1])
+    return np.asarray(Image.open(stream))
+
+
+def _resize(photo: np.ndarray, level: int) -> np.ndarray:
+    small = skimage.transform.rescale(photo, 1 / (1.5, 2, 3, 4.5, 7)[level - 1], channel_axis=2, anti_aliasing=True)
+    return _to_uint8(skimage.transform.resize(small, photo.shape))
+
+
+SEVERITIES = {
+    "Gaussian blur": lambda p, i: _to_uint8(skimage.filters.gaussian(p, 0.7 * 1.6 ** (i - 1), channel_axis=2)),
+    "white noise": lambda p, i: _to_uint8(skimage.util.random_noise(p, "gaussian", rng=i, var=(0.012 * 2**i) ** 2)),
+    "salt and pepper": lambda p, i: _to_uint8(skimage.util.random_noise(p, "s&p", rng=i, amount=0.003 * 2.5 ** (i - 1))),
+    "JPEG": _jpeg,
+    "down- and up-sampling": _resize,
+    "lower contrast": lambda p, i: _to_uint8(0.5 + (p / 255 - 0.5) * (0.8, 0.62, 0.48, 0.35, 0.22)[i - 1]),
+    "darker": lambda p, i: _to_uint8(skimage.exposure.adjust_gamma(p / 255, 1 + 0.35 * i)),
+    "brighter": lambda p, i: _to_uint8(skimage.exposure.adjust_gamma(p / 255, 1 / (1 + 0.35 * i))),
+}
+"""Eight types by scikit-image and Pillow, for quick comparisons: a function of a photo and a level (1 to 5)."""
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ import torch.nn.functional as F
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from tqdm import tqdm
 
-from benchmarks.synthetic import references
-from benchmarks.training_gain import SEVERITIES, near_duplicates
+from benchmarks.synthetic import SEVERITIES, references
+from benchmarks.training_gain import near_duplicates
 from grepq_metric import read_image
 from grepq_metric.high_level import ARCHITECTURE, HighLevelPathway
 from grepq_metric.training.distortions import DISTORTIONS

@@ -2,11 +2,8 @@
 
     python -m benchmarks.training_gain --opinions DIR --contents DIR [--contents DIR ...] --pristine DIR --out DIR
 
-Two measurements, both zero-shot:
-
-- SRCC and PLCC with real opinion scores: a folder with ``labels.csv`` (columns ``image``, ``mos``), such as biq2021_dev;
-- SRCC with the severity of synthetic distortions of photos that scikit-image ships, made by scikit-image and Pillow and
-  so by other code than the training's.
+Measured are SRCC and PLCC, zero-shot, with real opinion scores: a folder with ``labels.csv`` (columns ``image``,
+``mos``), such as biq2021_dev.
 
 The untrained network has the very weights that training started from, by the seed in their record, and pristine
 statistics of the same photos.
@@ -32,8 +29,6 @@ from grepq_metric import GRepQ, read_image
 from grepq_metric.training.photos import PhotoList
 from grepq_metric.training.pristine import Selection, set_pristine_statistics
 
-SYNTHETIC_PHOTOS = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle")
-
 
 def main() -> None:
     """Measure, print a table and write it, with all scores, to --out."""
@@ -57,11 +52,7 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     table = arguments.out / f"{arguments.opinions.name}.csv"
     with torch.inference_mode():
-        lines = [
-            *opinions(metrics, arguments.opinions, table, PhotoList(arguments.contents)),
-            "",
-            *severities(metrics),
-        ]
+        lines = opinions(metrics, arguments.opinions, table, PhotoList(arguments.contents))
     date = datetime.now(timezone.utc).date().isoformat()
     lines += ["", f"{date}, torch {torch.__version__}, {torch.get_num_threads()} threads, pristine photos of the untrained"]
     lines += [f"network: {json.dumps(untrained.provenance['pristine'])}"]
@@ -149,51 +140,6 @@ def near_duplicates(photos: list[Path], contents: PhotoList, threshold: float = 
     training = (contents.read(i) for i in tqdm(range(len(contents)), desc="near duplicates"))
     correlation = thumbnails(path.read_bytes() for path in photos) @ thumbnails(training).T
     return {i: Path(contents.name(row.argmax())).name for i, row in enumerate(correlation) if row.max() > threshold}
-
-
-def severities(metrics: dict) -> list[str]:
-    """SRCC between severity and score within each distortion type, over photos: the mean SRCC of a photo's five levels."""
-    photos = [getattr(skimage.data, name)() for name in SYNTHETIC_PHOTOS]
-    photos = [photo[0] if isinstance(photo, tuple) else photo for photo in photos]
-    lines = [f"Severity of synthetic distortions, {len(photos)} photos of scikit-image, undistorted and 5 levels:", ""]
-    lines += ["| distortion | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
-    for name, distort in tqdm(SEVERITIES.items(), desc="synthetic"):
-        correlations = {metric: [] for metric in metrics}
-        for photo in photos:
-            versions = [photo, *(distort(photo, level) for level in range(1, 6))]
-            tensors = [torch.from_numpy(np.array(v)).permute(2, 0, 1)[None].float() / 255 for v in versions]
-            for metric, function in metrics.items():
-                scores = [function(x) for x in tensors]
-                correlations[metric].append(scipy.stats.spearmanr(scores, range(0, -6, -1)).statistic)
-        lines.append(f"| {name} | " + " | ".join(f"{np.mean(values):.2f}" for values in correlations.values()) + " |")
-    return lines
-
-
-def _to_uint8(image: np.ndarray) -> np.ndarray:
-    return (255 * np.clip(image, 0, 1)).round().astype(np.uint8)
-
-
-def _jpeg(photo: np.ndarray, level: int) -> np.ndarray:
-    stream = io.BytesIO()
-    Image.fromarray(photo).save(stream, "JPEG", quality=(60, 35, 20, 10, 5)[level - 1])
-    return np.asarray(Image.open(stream))
-
-
-def _resize(photo: np.ndarray, level: int) -> np.ndarray:
-    small = skimage.transform.rescale(photo, 1 / (1.5, 2, 3, 4.5, 7)[level - 1], channel_axis=2, anti_aliasing=True)
-    return _to_uint8(skimage.transform.resize(small, photo.shape))
-
-
-SEVERITIES = {
-    "Gaussian blur": lambda p, i: _to_uint8(skimage.filters.gaussian(p, 0.7 * 1.6 ** (i - 1), channel_axis=2)),
-    "white noise": lambda p, i: _to_uint8(skimage.util.random_noise(p, "gaussian", rng=i, var=(0.012 * 2**i) ** 2)),
-    "salt and pepper": lambda p, i: _to_uint8(skimage.util.random_noise(p, "s&p", rng=i, amount=0.003 * 2.5 ** (i - 1))),
-    "JPEG": _jpeg,
-    "down- and up-sampling": _resize,
-    "lower contrast": lambda p, i: _to_uint8(0.5 + (p / 255 - 0.5) * (0.8, 0.62, 0.48, 0.35, 0.22)[i - 1]),
-    "darker": lambda p, i: _to_uint8(skimage.exposure.adjust_gamma(p / 255, 1 + 0.35 * i)),
-    "brighter": lambda p, i: _to_uint8(skimage.exposure.adjust_gamma(p / 255, 1 / (1 + 0.35 * i))),
-}
 
 
 if __name__ == "__main__":
