@@ -77,8 +77,8 @@ def opinions(metrics: dict, folder: Path, table: Path, contents: PhotoList) -> l
     seen = near_duplicates([folder / label["image"] for label in labels], contents)
     kept = [i for i in range(len(labels)) if i not in seen]
     mos = np.array([float(labels[i]["mos"]) for i in kept])
-    lines = [f"{folder.name}, {len(kept)} photos with opinion scores ({len(seen)} more are left out: they show a content"]
-    lines += ["that training saw under another name):", ""]
+    lines = [f"{folder.name}, {len(kept)} photos with opinion scores ({len(seen)} more are left out: they show a photo"]
+    lines += ["of the --contents folders under another name):", ""]
     lines += ["| metric | SRCC (95 % interval) | PLCC, no fit |", "|---|---|---|"]
     for column, name in enumerate(metrics):
         scores = np.array([rows[i][column] for i in kept])
