@@ -63,7 +63,14 @@ def run(command, script, arguments):
     assert result.returncode == 0, result.stderr[-3000:]
 
 
-@pytest.mark.parametrize(("kind", "launcher"), [("low", "torchrun"), ("high", "torchrun"), ("low", "accelerate")])
+@pytest.mark.parametrize(
+    ("kind", "launcher"),
+    [
+        ("low", "torchrun"),
+        pytest.param("high", "torchrun", marks=pytest.mark.slow),
+        pytest.param("low", "accelerate", marks=pytest.mark.slow),
+    ],
+)
 def test_two_processes_take_the_steps_of_one(contents, tmp_path, kind, launcher):
     if launcher == "accelerate":
         pytest.importorskip("accelerate")
