@@ -10,7 +10,6 @@ opinion scores, and 288x288 of five photos for the distortions. Rows are added t
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import math
 import time
@@ -24,8 +23,8 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from benchmarks.synthetic import SEVERITIES, references
-from benchmarks.training_gain import near_duplicates
+from benchmarks.synthetic import quick_severities
+from benchmarks.training_gain import read_labels
 from grepq_metric import read_image
 from grepq_metric.low_level import LowLevelEncoder, LowLevelPathway
 from grepq_metric.training.data import RECIPES, ContrastiveDataset, Recipe
@@ -36,45 +35,34 @@ from grepq_metric.training.pristine import Selection, write_statistics
 from grepq_metric.training.similarity import contrastive_weights
 
 REGION = 256
-CHAINED = replace(RECIPES["broad"], types=tuple(DISTORTIONS)[:30], chain=3)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One run: versions of contents, how views show them, and the loss.
+    """One run.
 
     Attributes:
-        versions: recipe of the versions; its views are not used.
+        recipe: of the versions, which are made of whole photos, and of their views and loss.
         steps: optimizer steps.
-        grid: fragments along each side of a view,
-        fragment: of this many pixels.
-        power: exponent of the contrastive weights.
-        temperature: of the loss.
-        anchors: compare across photos, see `quality_aware_contrastive_loss`.
         ranking: weight of a second loss: a linear layer on the features is to order versions, also of different photos, by
             their similarity to the undistorted one.
     """
 
-    versions: Recipe = RECIPES["broad"]
+    recipe: Recipe
     steps: int = 300
-    grid: int = 3
-    fragment: int = 32
-    power: float = 1.0
-    temperature: float = 0.5
-    anchors: bool = False
     ranking: float = 0.0
 
 
-PATCH = {"grid": 1, "fragment": 96}
+BROAD = replace(RECIPES["broad"], grid=3)
+CHAINED = replace(BROAD, types=tuple(DISTORTIONS)[:30], chain=3)
+ANCHORED = replace(CHAINED, grid=1, fragment=96, anchors=True, power=3.0, temperature=0.2)
 VARIANTS = {
-    "broad": Variant(steps=400),
+    "broad": Variant(BROAD, steps=400),
     "chained": Variant(CHAINED),
-    "chained, temperature 0.1": Variant(CHAINED, temperature=0.1),
+    "chained, temperature 0.1": Variant(replace(CHAINED, temperature=0.1)),
     "chained, ranking loss": Variant(CHAINED, ranking=1.0),
-    "chained, patches, anchors, power 3, temperature 0.2": Variant(CHAINED, **PATCH, anchors=True, power=3.0, temperature=0.2),
-    "chained, patches, anchors, power 10, temperature 0.1": Variant(
-        CHAINED, steps=250, **PATCH, anchors=True, power=10.0, temperature=0.1
-    ),
+    "chained, patches, anchors, power 3, temperature 0.2": Variant(ANCHORED),
+    "chained, patches, anchors, power 10, temperature 0.1": Variant(replace(ANCHORED, power=10.0, temperature=0.1), steps=250),
 }
 
 
@@ -112,11 +100,11 @@ class _Regions(ContrastiveDataset):
 
 
 def train(
-    variant: Variant, stacks: np.ndarray, similarity: torch.Tensor, cut, batch: int = 8
+    variant: Variant, dataset: ContrastiveDataset, stacks: np.ndarray, similarity: torch.Tensor, batch: int = 8
 ) -> tuple[LowLevelEncoder, float]:
-    """Train an encoder; returns it and the mean loss of the last 100 steps."""
+    """Train an encoder on views that `dataset` cuts from `stacks`; returns it and the mean loss of the last 100 steps."""
     torch.manual_seed(0)
-    usable = np.flatnonzero(similarity[:, 0, 0].numpy())
+    recipe, usable = variant.recipe, np.flatnonzero(similarity[:, 0, 0].numpy())
     encoder = LowLevelEncoder().to(memory_format=torch.channels_last).train()
     head = torch.nn.Linear(128, 1)
     optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], lr=1e-4, weight_decay=0.05)
@@ -124,14 +112,14 @@ def train(
     for step in tqdm(range(variant.steps), unit="step"):
         rng = np.random.default_rng([0, step])
         chosen = rng.choice(usable, batch, replace=False)
-        views = torch.from_numpy(np.stack([cut(stacks[i], variant, rng) for i in chosen], 1))
+        views = torch.stack([dataset.views(stacks[i], rng) for i in chosen], 1)
         s = similarity[chosen]
         optimizer.param_groups[0]["lr"] = 1e-6 + (1e-4 - 1e-6) * (1 + math.cos(math.pi * step / variant.steps)) / 2
         with torch.autocast("cpu", torch.bfloat16):
             z = encoder(views.flatten(0, 2).float().div(255).contiguous(memory_format=torch.channels_last))
-        z1, z2 = z.float().view(2, batch, variant.versions.versions, -1)
-        anchors = torch.stack([z1[:, 0], z2[:, 0]]) if variant.anchors else None
-        loss = quality_aware_contrastive_loss(z1, z2, contrastive_weights(s, variant.power), variant.temperature, anchors)
+        z1, z2 = z.float().view(2, batch, recipe.versions, -1)
+        anchors = torch.stack([z1[:, 0], z2[:, 0]]) if recipe.anchors else None
+        loss = quality_aware_contrastive_loss(z1, z2, contrastive_weights(s, recipe.power), recipe.temperature, anchors)
         if variant.ranking:
             loss = loss + variant.ranking * _ranking(head(z.float()).view(-1), (1 - s[:, 0]).expand(2, -1, -1).reshape(-1))
         optimizer.zero_grad()
@@ -144,23 +132,6 @@ def train(
 def _ranking(predicted: torch.Tensor, distortion: torch.Tensor) -> torch.Tensor:
     worse = distortion[:, None] - distortion[None] > 0.03
     return torch.nn.functional.softplus(-(predicted[:, None] - predicted[None])[worse]).mean()
-
-
-def cut(stack: np.ndarray, variant: Variant, rng: np.random.Generator) -> np.ndarray:
-    """Two views ``(2, D, 3, S, S)`` of the versions of a content: fragments of a grid, the second view flipped at random."""
-    grid, fragment, cell = variant.grid, variant.fragment, REGION // variant.grid
-    views = np.empty((2, *stack.shape[:2], grid * fragment, grid * fragment), np.uint8)
-    for view in views:
-        for row in range(grid):
-            for column in range(grid):
-                y = row * cell + rng.integers(cell - fragment + 1)
-                x = column * cell + rng.integers(cell - fragment + 1)
-                part = np.s_[..., row * fragment : (row + 1) * fragment, column * fragment : (column + 1) * fragment]
-                view[part] = stack[..., y : y + fragment, x : x + fragment]
-    for axis in (-1, -2):
-        if rng.random() < 0.5:
-            views[1] = np.flip(views[1], axis)
-    return views
 
 
 @torch.inference_mode()
@@ -178,15 +149,7 @@ def evaluate(encoder: LowLevelEncoder, labels: list[dict], opinions: Path, prist
             part = subset == name
             found[name] = scipy.stats.spearmanr(-distances[part], mos[part]).statistic
         low.patch_stride = 48
-        for kind, distort in SEVERITIES.items():
-            values = []
-            for photo in references(None).values():
-                height, width = photo.shape[:2]
-                window = np.s_[(height - 288) // 2 : (height + 288) // 2, (width - 288) // 2 : (width + 288) // 2]
-                versions = [photo, *(distort(photo, level) for level in range(1, 6))]
-                tensors = [torch.from_numpy(np.array(v)[window]).permute(2, 0, 1)[None].float() / 255 for v in versions]
-                values.append(scipy.stats.spearmanr([low(x).item() for x in tensors], range(6)).statistic)
-            found[kind] = float(np.mean(values))
+        found |= quick_severities(lambda x: -low(x).item(), side=288)
     return {key: round(float(value), 3) for key, value in found.items()}
 
 
@@ -204,10 +167,7 @@ def main() -> None:
         if name not in VARIANTS:
             parser.error(f"unknown variant {name!r}, expected some of {list(VARIANTS)}")
 
-    with (arguments.opinions / "labels.csv").open() as file:
-        labels = list(csv.DictReader(file))
-    everything = PhotoList(arguments.photos)
-    seen = near_duplicates([arguments.opinions / row["image"] for row in labels], everything)
+    labels, seen = read_labels(arguments.opinions, PhotoList(arguments.photos))
     labels = [row for i, row in enumerate(labels) if i not in seen]
     listed = arguments.work / "contents.txt"
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -222,12 +182,13 @@ def main() -> None:
     pristine = [selection(clean.image(i)) for i in tqdm(range(len(clean)), desc="pristine")]
     for name in arguments.names or VARIANTS:
         variant, began = VARIANTS[name], time.monotonic()
-        key = "chained" if variant.versions == CHAINED else "broad"
-        stacks, similarity = prepare(PhotoList([listed]), variant.versions, arguments.work / key)
-        encoder, loss = train(variant, stacks, similarity)
+        folder = arguments.work / ("chained" if variant.recipe.chain > 1 else "broad")
+        contents = PhotoList([listed])
+        stacks, similarity = prepare(contents, variant.recipe, folder)
+        dataset = ContrastiveDataset(contents, variant.recipe, 0, folder / "fsim")
+        encoder, loss = train(variant, dataset, stacks, similarity)
         row = {"name": name, **evaluate(encoder, labels, arguments.opinions, pristine), "loss": round(loss, 4)}
-        settings = {k: v for k, v in asdict(variant).items() if k != "versions"}
-        row |= {"settings": settings, "minutes": round((time.monotonic() - began) / 60, 1)}
+        row |= {"settings": asdict(variant), "minutes": round((time.monotonic() - began) / 60, 1)}
         row["date"] = datetime.now(timezone.utc).date().isoformat()
         with arguments.out.open("a") as file:
             file.write(json.dumps(row) + "\n")

@@ -85,23 +85,25 @@ def references(folder: Path | None) -> dict[str, np.ndarray]:
     return {name: photo[0] if isinstance(photo, tuple) else photo for name, photo in photos.items()}
 
 
+def to_tensor(photo: np.ndarray) -> torch.Tensor:
+    """``(H, W, 3)`` uint8 -> ``(1, 3, H, W)`` in [0, 1]."""
+    return torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].float() / 255
+
+
 @torch.inference_mode()
 def measure(metrics: dict[str, Callable], photos: dict[str, np.ndarray]) -> list[dict]:
     """One row for each photo, type and level (0: undistorted): FSIM to the undistorted one and all scores."""
     import albumentations as A
     from pyiqa.archs.fsim_arch import fsim
 
-    def tensor(image):
-        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float() / 255
-
     rows = []
     for number, (name, photo) in enumerate(tqdm(photos.items(), desc="synthetic", unit="photo")):
-        clean = tensor(photo)
+        clean = to_tensor(photo)
         undistorted = {metric: score(clean) for metric, score in metrics.items()}
         for kind, make in distortions().items():
             rows.append({"photo": name, "type": kind, "level": 0, "FSIM": 1.0, **undistorted})
             for level in range(1, 6):
-                x = tensor(A.Compose([make(level)], seed=100 * number + level)(image=photo)["image"])
+                x = to_tensor(A.Compose([make(level)], seed=100 * number + level)(image=photo)["image"])
                 scores = {metric: score(x) for metric, score in metrics.items()}
                 rows.append({"photo": name, "type": kind, "level": level, "FSIM": fsim(x, clean).item(), **scores})
     return rows
@@ -164,6 +166,21 @@ SEVERITIES = {
     "brighter": lambda p, i: _to_uint8(skimage.exposure.adjust_gamma(p / 255, 1 / (1 + 0.35 * i))),
 }
 """Eight types by scikit-image and Pillow, for quick comparisons: a function of a photo and a level (1 to 5)."""
+
+
+def quick_severities(score: Callable[[torch.Tensor], float], side: int | None = None) -> dict[str, float]:
+    """SRCC of score and severity for each of `SEVERITIES`, mean over photos of scikit-image or their centres of `side`."""
+    found = {}
+    for kind, distort in SEVERITIES.items():
+        values = []
+        for photo in references(None).values():
+            # The distortions see the whole photo.
+            window = tuple(slice((n - side) // 2, (n + side) // 2) for n in photo.shape[:2]) if side else ()
+            versions = [photo, *(distort(photo, level) for level in range(1, 6))]
+            scores = [score(to_tensor(version[window])) for version in versions]
+            values.append(scipy.stats.spearmanr(scores, range(0, -6, -1)).statistic)
+        found[kind] = float(np.mean(values))
+    return found
 
 
 def main() -> None:

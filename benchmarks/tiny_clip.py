@@ -12,7 +12,6 @@ what it should, and not how good the method is with OpenAI's CLIP.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from datetime import datetime, timezone
 from pathlib import Path
@@ -25,8 +24,8 @@ import torch.nn.functional as F
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 from tqdm import tqdm
 
-from benchmarks.synthetic import SEVERITIES, references
-from benchmarks.training_gain import near_duplicates
+from benchmarks.synthetic import quick_severities
+from benchmarks.training_gain import read_labels
 from grepq_metric import read_image
 from grepq_metric.high_level import ARCHITECTURE, HighLevelPathway
 from grepq_metric.training.distortions import DISTORTIONS
@@ -101,13 +100,7 @@ def evaluate(pathway: HighLevelPathway, opinions: Path, keep: list[dict]) -> dic
     found = {
         f"SRCC with opinions, {len(keep)} photos": scipy.stats.spearmanr(scores, [float(row["mos"]) for row in keep]).statistic
     }
-    severity = []
-    for photo in references(None).values():
-        for distort in SEVERITIES.values():
-            versions = [photo, *(distort(photo, level) for level in range(1, 6))]
-            tensors = [torch.from_numpy(np.array(v)).permute(2, 0, 1)[None].float() / 255 for v in versions]
-            severity.append(scipy.stats.spearmanr([score(x) for x in tensors], range(0, -6, -1)).statistic)
-    return found | {"SRCC with severity, mean of 8 types on 5 photos": float(np.mean(severity))}
+    return found | {"SRCC with severity, mean of 8 types on 5 photos": float(np.mean(list(quick_severities(score).values())))}
 
 
 def main() -> None:
@@ -122,9 +115,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     photos = PhotoList(arguments.photos)
-    with (arguments.opinions / "labels.csv").open() as file:
-        labels = list(csv.DictReader(file))
-    seen = near_duplicates([arguments.opinions / row["image"] for row in labels], photos)
+    labels, seen = read_labels(arguments.opinions, photos)
     keep = [row for i, row in enumerate(labels) if i not in seen]
     clip = train_clip(photos, arguments.clip_steps, batch=32, seed=0)
     tensors = high_level_tensors(clip, "the small CLIP")

@@ -71,10 +71,8 @@ def opinions(metrics: dict, folder: Path, table: Path, contents: PhotoList) -> l
 
     All scores go to the file `table`, row by row; those that it holds already are not computed again.
     """
-    with (folder / "labels.csv").open() as file:
-        labels = list(csv.DictReader(file))
+    labels, seen = read_labels(folder, contents)
     rows = score_all(metrics, [folder / label["image"] for label in labels], table)
-    seen = near_duplicates([folder / label["image"] for label in labels], contents)
     kept = [i for i in range(len(labels)) if i not in seen]
     mos = np.array([float(labels[i]["mos"]) for i in kept])
     lines = [f"{folder.name}, {len(kept)} photos with opinion scores ({len(seen)} more are left out: they show a photo"]
@@ -99,6 +97,13 @@ def opinions(metrics: dict, folder: Path, table: Path, contents: PhotoList) -> l
             "Left out: " + ", ".join(f"{labels[i]['image']} ({like})" for i, like in sorted(seen.items())) + ".",
         ]
     return lines
+
+
+def read_labels(folder: Path, contents: PhotoList) -> tuple[list[dict], dict[int, str]]:
+    """The rows of ``labels.csv``, and by position those whose photo shows the same as one of `contents`, with its name."""
+    with (folder / "labels.csv").open() as file:
+        labels = list(csv.DictReader(file))
+    return labels, near_duplicates([folder / label["image"] for label in labels], contents)
 
 
 def score_all(metrics: dict, photos: list[Path], table: Path) -> list[list[float]]:

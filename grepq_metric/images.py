@@ -99,6 +99,7 @@ def decode_image(data: bytes, name: str | Path) -> Tensor:
 
 
 def _read_with_pillow(data: bytes) -> np.ndarray:
+    # Never by name: Pillow maps an uncompressed TIFF of a given name into memory, and then mixes up the sides of a turned one.
     with Image.open(io.BytesIO(data)) as image:
         image.load()  # turns a TIFF upright, and removes the tag
         # Not ImageOps.exif_transpose: it rewrites the whole EXIF block, and fails on an odd tag that does not matter here.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import shutil
+import tempfile
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
 
 from grepq_metric.model import GRepQ
-from grepq_metric.weights import CARD, CARD_MARK, REPOSITORY, WeightsError
+from grepq_metric.weights import CARD, REPOSITORY, WeightsError
 
 
 def publish(
@@ -53,20 +55,15 @@ def publish(
     }
     model = GRepQ.from_pretrained(Path(folder))
     own = Path(folder) / CARD
+    hub = huggingface_hub.HfApi(token=token)
     try:
-        info = model.push_to_hub(
-            repo,
-            commit_message=f"{model.weights_id}, by grepq publish",
-            private=private or None,
-            branch=revision,
-            token=token,
-            config=model.config,
-            model_card_kwargs=facts,
-        )
-        if own.exists() and CARD_MARK not in own.read_text(encoding="utf-8", errors="replace"):
-            info = huggingface_hub.HfApi(token=token).upload_file(
-                path_or_fileobj=own, path_in_repo=CARD, repo_id=repo, revision=revision, commit_message="Model card"
-            )
+        with tempfile.TemporaryDirectory(prefix="grepq-publish-") as staging:
+            if own.exists():  # saving replaces it, if this package wrote it
+                shutil.copy(own, staging)
+            model.save_pretrained(staging, model_card_kwargs=facts)
+            hub.create_repo(repo, private=private or None, exist_ok=True)
+            message = f"{model.weights_id}, by grepq publish"
+            info = hub.upload_folder(repo_id=repo, folder_path=staging, revision=revision, commit_message=message)
     except LocalTokenNotFoundError as error:
         raise WeightsError(f"the Hub needs a token to write to {repo}: `hf auth login`, or set HF_TOKEN") from error
     except HfHubHTTPError as error:

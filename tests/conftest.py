@@ -107,6 +107,23 @@ def model(photos):
     return model.requires_grad_(False)
 
 
+TINY = {"layers": [1, 1, 1, 1], "width": 16, "output_dim": 64}
+
+
+@pytest.fixture(scope="session")
+def tiny_clip():
+    """Tensors of a high-level pathway whose image tower has the shape `TINY`, with random values."""
+    import torch
+
+    from grepq_metric.high_level import HighLevelPathway
+
+    pathway = HighLevelPathway(image_tower=TINY)
+    randomise(pathway.visual, 5)
+    generator = torch.Generator().manual_seed(6)
+    pathway.text_features.copy_(torch.nn.functional.normalize(torch.randn(2, 64, generator=generator), dim=-1))
+    return {k: v.clone() for k, v in pathway.state_dict().items()}
+
+
 @pytest.fixture(scope="session")
 def clip_state():
     """State dict of a whole CLIP RN50 with random values, in open_clip's layout."""

@@ -37,21 +37,14 @@ LAUNCHERS = {
 
 
 @pytest.fixture(scope="module")
-def contents(tmp_path_factory, photos):
+def contents(tmp_path_factory, photos, tiny_clip):
     from torchvision.utils import save_image
-
-    from grepq_metric.high_level import HighLevelPathway
-    from tests.conftest import randomise
-    from tests.test_train_high import TINY
 
     folder = tmp_path_factory.mktemp("distributed") / "photos"
     folder.mkdir()
     for name in ("astronaut", "coffee", "cat", "rocket"):
         save_image(photos[name][..., :128, :144], folder / f"{name}.png")
-    pathway = HighLevelPathway(image_tower=TINY)
-    randomise(pathway.visual, 5)
-    pathway.text_features.copy_(torch.nn.functional.normalize(torch.randn(2, 64, generator=torch.manual_seed(6)), dim=-1))
-    torch.save(pathway.state_dict(), folder.parent / "tiny.pt")
+    torch.save(tiny_clip, folder.parent / "tiny.pt")
     return folder
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,19 +19,9 @@ from grepq_metric.training.high import (
 )
 from grepq_metric.training.losses import extreme_groups, group_contrastive_loss
 from grepq_metric.training.photos import PhotoList
-from tests.conftest import randomise
+from tests.conftest import TINY
 
-TINY = {"layers": [1, 1, 1, 1], "width": 16, "output_dim": 64}
 SMALL = HighLevelTraining(batch=6, group=2, crop=96, steps=4, lr=1e-3, warmup_epochs=0, precision="fp32", chunk=4)
-
-
-@pytest.fixture(scope="module")
-def tiny_clip():
-    """Tensors of a pathway of a small shape."""
-    pathway = HighLevelPathway(image_tower=TINY)
-    randomise(pathway.visual, 5)
-    pathway.text_features.copy_(F.normalize(torch.randn(2, 64, generator=torch.Generator().manual_seed(6)), dim=-1))
-    return {k: v.clone() for k, v in pathway.state_dict().items()}
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +102,6 @@ def test_one_step_on_rn50_is_the_step_of_the_formulas(list_of_photos, clip_state
 
 
 def test_the_fixed_projection_stays_and_the_trained_one_moves(list_of_photos, tiny_clip, tmp_path):
-    from dataclasses import replace
-
     torch.manual_seed(0)
     initial = torch.nn.Linear(64, 128).weight
     for kind, same in (("fixed", True), ("trained", False)):
@@ -136,8 +125,6 @@ def test_chunks_do_not_change_the_ranking(list_of_photos, tiny_clip):
     pathway.load_state_dict(tiny_clip)
     pathway.eval()
     crops = torch.stack([(list_of_photos.image(i)[:, :96, :96] * 255).byte() for i in range(6)])
-    from dataclasses import replace
-
     whole, parts = (pseudo_scores(pathway, crops, replace(SMALL, chunk=n)) for n in (6, 1))
     assert torch.allclose(whole, parts, atol=1e-6)
 
@@ -148,8 +135,6 @@ def test_the_learning_rate_warms_up_and_stays():
 
 
 def test_training_makes_the_groups_more_alike_within_and_less_between(list_of_photos, tiny_clip, tmp_path):
-    from dataclasses import replace
-
     train_high_level(list_of_photos, tiny_clip, tmp_path, replace(SMALL, steps=20, lr=1e-4), workers=0)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "training/log.jsonl").open()]
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])

@@ -168,12 +168,15 @@ class ContrastiveDataset(PhotoDataset):
             weights = contrastive_weights(self._similarity(versions, key), self.recipe.power)
         except OSError as error:
             raise OSError(f"cannot cache similarities in {self.cache}: {error}") from error
-        rng = np.random.default_rng([self.seed, position])
+        return self.views(versions, np.random.default_rng([self.seed, position])), weights
+
+    def views(self, versions: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """Two views of all versions: ``(D, 3, H, W)`` -> ``(2, D, 3, S, S)`` uint8, the second one flipped at random."""
         views = [self._view(versions, rng) for _ in range(2)]
         for axis in (2, 3):
             if rng.random() < 0.5:
                 views[1] = np.flip(views[1], axis)
-        return torch.from_numpy(np.stack(views)), weights
+        return torch.from_numpy(np.stack(views))
 
     def versions(self, index: int) -> tuple[np.ndarray, str]:
         """``(D, 3, H, W)`` uint8 versions of a photo, the undistorted one first, and their cache key.
@@ -182,8 +185,9 @@ class ContrastiveDataset(PhotoDataset):
             ValueError: the photo can't be read or is smaller than a view; the message names it.
         """
         least = max(self.recipe.view_size, self.recipe.region)
-        image = (self.photos.image(index, least) * 255).round().byte().permute(1, 2, 0).numpy()
-        digest = hashlib.sha256(self.photos.read(index)).hexdigest()
+        data = self.photos.read(index)
+        image = (self.photos.decode(index, data, least) * 255).round().byte().permute(1, 2, 0).numpy()
+        digest = hashlib.sha256(data).hexdigest()
         content_seed = int(hashlib.sha256(f"{self.seed} {digest}".encode()).hexdigest()[:12], 16)
         if side := self.recipe.region:
             rng = np.random.default_rng(content_seed)

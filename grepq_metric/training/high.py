@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -18,7 +15,7 @@ from grepq_metric.high_level import HighLevelPathway, image_tower_of
 from grepq_metric.model import GRepQ
 from grepq_metric.training.losses import extreme_groups, group_contrastive_loss
 from grepq_metric.training.photos import PhotoDataset, PhotoList
-from grepq_metric.training.run import Run
+from grepq_metric.training.run import Run, Training, record
 from grepq_metric.training.world import World
 from grepq_metric.weights import load_tensors
 
@@ -26,53 +23,43 @@ PROJECTIONS = ("fixed", "trained")
 
 
 @dataclass(frozen=True)
-class HighLevelTraining:
-    """Hyper-parameters of a run; the defaults are those of the authors' released code (method.md, section 5).
+class HighLevelTraining(Training):
+    """Hyper-parameters of a run, besides those of `Training`; the defaults are those of the authors' released code.
+
+    The two groups are chosen among the photos of a batch. The learning rate is `lr` after the warm-up. The seed is that of the
+    projection and of the order of photos (method.md, section 5).
 
     Attributes:
-        batch: photos in a step, among which the two groups are chosen.
         group: photos in each group.
         crop: side of the centre crop in pixels.
-        epochs: passes over the photos; ignored where `steps` is given.
-        steps: optimizer steps.
-        lr: learning rate after the warm-up.
         warmup_epochs: passes over which the learning rate grows linearly from 0.
         temperature: of the loss.
         projection: ``fixed``: the linear layer before the loss keeps its random values, as in the released code;
             ``trained``: the optimizer gets them too.
         projected: length of a projected feature.
-        precision: ``bf16`` (autocast) or ``fp32``.
         chunk: photos that are embedded at once when the batch is ranked; it bounds memory, and changes no result but for
             rounding.
-        seed: of the projection and of the order of photos.
     """
 
     batch: int = 128
+    lr: float = 1e-6
     group: int = 4
     crop: int = 224
-    epochs: int = 15
-    steps: int | None = None
-    lr: float = 1e-6
     warmup_epochs: float = 2.5
     temperature: float = 0.5
     projection: str = "fixed"
     projected: int = 128
-    precision: str = "bf16"
     chunk: int = 16
-    seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.precision not in ("bf16", "fp32"):
-            raise ValueError(f"precision must be bf16 or fp32, got {self.precision!r}")
+        super().__post_init__()
         if self.projection not in PROJECTIONS:
             raise ValueError(f"projection must be one of {PROJECTIONS}, got {self.projection!r}")
-        for name in ("batch", "epochs", "lr", "temperature", "projected", "chunk"):
+        for name in ("temperature", "projected", "chunk"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.warmup_epochs < 0:
             raise ValueError(f"warmup_epochs must be at least 0, got {self.warmup_epochs}")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
         if self.group < 2 or self.batch < 2 * self.group:
             raise ValueError(f"group must be at least 2 and at most half of the batch of {self.batch}, got {self.group}")
         if self.crop < 32:
@@ -130,8 +117,7 @@ def train_high_level(
     """
     world = world or World()
     dataset = CropDataset(photos, training.crop, training.seed)
-    if training.steps is None:
-        training = replace(training, steps=math.ceil(training.epochs * len(photos) / training.batch))
+    training = training.on(photos)
     pathway = high_level_pathway(clip).to(world.device, memory_format=torch.channels_last).eval()
     settings = {k: v for k, v in asdict(training).items() if k not in ("epochs", "chunk")}
     tensors = serialise({k: v.cpu().contiguous() for k, v in clip.items()})
@@ -146,21 +132,15 @@ def train_high_level(
     with world.joined(), Run(out, settings, parts, world, training.steps, **options) as run:
         network = world.wrap(student)
         for (crops,) in run.batches(dataset, training.batch, workers):
-            lr = _warm_up(training, run.step * training.batch / len(photos))
-            for group in optimizer.param_groups:
-                group["lr"] = lr
             quality = world.gather(pseudo_scores(pathway, crops, training))
             chosen = extreme_groups(quality, training.group)
             images = world.gather(crops)[chosen.flatten()]
-            with _autocast(training, world.device):
+            with training.autocast(world.device):
                 projected = network(images.float() / 255)
             loss = group_contrastive_loss(projected.unflatten(0, (2, training.group)), training.temperature)
-            value = run.check(loss)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
             poor, good = quality[chosen].mean(1).tolist()
-            run.took(value, lr, quality_poor=poor, quality_good=good)
+            lr = _warm_up(training, run.step * training.batch / len(photos))
+            run.learn(loss, optimizer, lr, quality_poor=poor, quality_good=good)
         world.barrier()
     return pathway, run.finished
 
@@ -183,7 +163,7 @@ def pseudo_scores(pathway: HighLevelPathway, crops: Tensor, training: HighLevelT
     """Q_H of crops ``(N, 3, S, S)`` uint8 by the network as it is: ``(N,)`` in (0, 1)."""
     scores = []
     for chunk in crops.split(training.chunk):
-        with _autocast(training, crops.device):
+        with training.autocast(crops.device):
             embedding = pathway(chunk.float() / 255)
         scores.append(pathway.quality(embedding))
     return torch.cat(scores)
@@ -202,14 +182,7 @@ def high_level_weights(
         low: a model whose low-level pathway joins it.
         about: what the training photos are, for the record.
     """
-    run = json.loads((Path(out) / "training" / "run.json").read_text())
-    provenance = {
-        "trained_by": "grepq train high: group contrastive loss on undistorted photos",
-        "trained": datetime.now(timezone.utc).date().isoformat(),
-        **clip,
-        **{key: value for key, value in run.items() if key not in ("threads", "processes", "device")},
-        **({"about": about} if about else {}),
-    }
+    provenance = record(out, "grepq train high: group contrastive loss on undistorted photos", about, **clip)
     constants = {}
     if low is not None:
         provenance["low"] = {"weights": low.weights_id, **low.provenance}
@@ -220,10 +193,6 @@ def high_level_weights(
     if low is not None:
         model.low = low.low
     return model
-
-
-def _autocast(training: HighLevelTraining, device: torch.device) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=training.precision == "bf16")
 
 
 def _warm_up(training: HighLevelTraining, epoch: float) -> float:

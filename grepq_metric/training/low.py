@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timezone
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -16,45 +14,29 @@ from grepq_metric.training.data import ContrastiveDataset, Recipe
 from grepq_metric.training.losses import quality_aware_contrastive_loss
 from grepq_metric.training.photos import PhotoList
 from grepq_metric.training.pristine import Selection, set_pristine_statistics
-from grepq_metric.training.run import Run
+from grepq_metric.training.run import Run, Training, record
 from grepq_metric.training.world import World
 from grepq_metric.weights import load_tensors
 
 
 @dataclass(frozen=True)
-class LowLevelTraining:
-    """Hyper-parameters of a run; the defaults are the paper's.
+class LowLevelTraining(Training):
+    """Hyper-parameters of a run, besides those of `Training`; the defaults are the paper's.
+
+    The learning rate starts at `lr` and falls to `final_lr` along a cosine. The seed is that of the initial weights and of the
+    samples.
 
     Attributes:
         recipe: what a sample is made of.
-        batch: contents in a step.
-        epochs: passes over the photos; ignored where `steps` is given.
-        steps: optimizer steps.
-        lr: learning rate at the start; it falls to `final_lr` along a cosine.
         final_lr: learning rate at the end.
         weight_decay: of AdamW.
-        precision: ``bf16`` (autocast) or ``fp32``.
-        seed: of the initial weights and of the samples.
     """
 
-    recipe: Recipe = field(default_factory=Recipe)
     batch: int = 8
-    epochs: int = 15
-    steps: int | None = None
     lr: float = 1e-4
+    recipe: Recipe = field(default_factory=Recipe)
     final_lr: float = 1e-6
     weight_decay: float = 0.05
-    precision: str = "bf16"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.precision not in ("bf16", "fp32"):
-            raise ValueError(f"precision must be bf16 or fp32, got {self.precision!r}")
-        for name in ("batch", "epochs", "lr"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
 
 
 def train_low_level(
@@ -77,7 +59,7 @@ def train_low_level(
         photos: the contents.
         out: folder of the run.
         training: hyper-parameters.
-        world: the processes that share each batch; each compares the versions of its own contents.
+        world: the processes that share each batch; each compares the versions of its own contents, with the anchors of all.
         workers: processes that prepare samples.
         cache: folder for FSIM similarities; ``out/training/fsim`` by default. Runs may share it.
         init: weights to start from, as in `GRepQ.from_pretrained`; random ones by default.
@@ -95,8 +77,7 @@ def train_low_level(
     world = world or World()
     folder = Path(out) / "training"
     dataset = ContrastiveDataset(photos, training.recipe, training.seed, Path(cache or folder / "fsim").expanduser())
-    if training.steps is None:
-        training = replace(training, steps=math.ceil(training.epochs * len(photos) / training.batch))
+    training = training.on(photos)
     settings = {**{k: v for k, v in asdict(training).items() if k not in ("recipe", "epochs")}, **dataset.identity()}
 
     torch.manual_seed(training.seed)
@@ -110,15 +91,8 @@ def train_low_level(
     with world.joined(), Run(out, settings, parts, world, training.steps, **options) as run:
         network = world.wrap(encoder)
         for views, weights in run.batches(dataset, training.batch, workers):
-            lr = _cosine(training, run.step)
-            for group in optimizer.param_groups:
-                group["lr"] = lr
-            loss = _loss(network, views, weights, training.recipe, training.precision, world)
-            value = run.check(loss)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            run.took(value, lr)
+            loss = _loss(network, views, weights, training, world)
+            run.learn(loss, optimizer, _cosine(training, run.step))
         world.barrier()
     return encoder.eval(), run.finished
 
@@ -134,23 +108,17 @@ def low_level_weights(
     Returns:
         The model, and why pristine photos were passed over, each with its name.
     """
-    run = json.loads((Path(out) / "training" / "run.json").read_text())
-    provenance = {
-        "trained_by": "grepq train low: quality-aware contrastive loss on synthetic distortions",
-        "trained": datetime.now(timezone.utc).date().isoformat(),
-        **{key: value for key, value in run.items() if key not in ("threads", "processes", "device")},
-        **({"about": about} if about else {}),
-    }
+    provenance = record(out, "grepq train low: quality-aware contrastive loss on synthetic distortions", about)
     model = GRepQ(pathways=["low"], name=name, storage="float16", provenance=provenance)
     rounded = {k: v.half().float() if v.is_floating_point() else v for k, v in encoder.state_dict().items()}
     load_tensors(model.low.encoder, rounded, "the trained encoder")
     return model, set_pristine_statistics(model, photos, selection)
 
 
-def _loss(encoder, views, weights, recipe: Recipe, precision: str, world: World):
-    contents = len(views)
+def _loss(encoder, views, weights, training: LowLevelTraining, world: World):
+    contents, recipe = len(views), training.recipe
     x = views.transpose(0, 1).flatten(0, 2).float().div(255).contiguous(memory_format=torch.channels_last)
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with training.autocast(x.device):
         z = encoder(x)
     z1, z2 = z.float().view(2, contents, recipe.versions, -1)
     anchors = torch.stack([world.gather(z[:, 0]) for z in (z1, z2)]) if recipe.anchors else None

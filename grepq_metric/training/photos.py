@@ -73,7 +73,7 @@ class PhotoList:
             with source.open(encoding="utf-8") as lines:
                 for line in map(str.strip, lines):
                     if line:
-                        path = os.path.join(source.parent, line)  # a Path would intern every name for good
+                        path = os.path.join(source.parent, line)  # a Path would enter every part into the interpreter's table
                         yield path, _FILE, 0, os.path.getsize(path) if os.path.exists(path) else 0, line
         elif source.suffix.lower() == ".tar":
             shard = len(self._shards)
@@ -81,7 +81,7 @@ class PhotoList:
             try:
                 with tarfile.open(source, "r:") as tar:
                     for member in tar:
-                        if member.isfile() and Path(member.name).suffix.lower() in EXTENSIONS:
+                        if member.isfile() and os.path.splitext(member.name)[1].lower() in EXTENSIONS:
                             identity = f"{source.name}/{member.name}"
                             yield f"{source}/{member.name}", shard, member.offset_data, member.size, identity
                         tar.members = []  # or it would remember them all
@@ -125,7 +125,11 @@ class PhotoList:
         Raises:
             ValueError: it can't be read, is no image or has a side below `least` pixels; the message names it.
         """
-        image = decode_image(self.read(i), self.name(i))
+        return self.decode(i, self.read(i), least)
+
+    def decode(self, i: int, data: bytes, least: int = 1) -> Tensor:
+        """Photo `i` of its file, as for `image`."""
+        image = decode_image(data, self.name(i))
         height, width = image.shape[1:]
         if min(height, width) < least:
             raise ValueError(f"{self.name(i)} has {width}x{height} pixels, expected {least} or more on each side")

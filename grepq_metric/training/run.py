@@ -8,6 +8,8 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 
 import cv2
@@ -16,8 +18,58 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from grepq_metric.training.photos import PhotoDataset, collate
+from grepq_metric.training.photos import PhotoDataset, PhotoList, collate
 from grepq_metric.training.world import World
+
+
+@dataclass(frozen=True)
+class Training:
+    """What the hyper-parameters of both trainers have in common.
+
+    Attributes:
+        batch: photos in a step.
+        epochs: passes over the photos; ignored where `steps` is given.
+        steps: optimizer steps.
+        lr: highest learning rate.
+        precision: ``bf16`` (autocast) or ``fp32``.
+        seed: of what is random.
+    """
+
+    batch: int
+    lr: float
+    epochs: int = 15
+    steps: int | None = None
+    precision: str = "bf16"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("bf16", "fp32"):
+            raise ValueError(f"precision must be bf16 or fp32, got {self.precision!r}")
+        for name in ("batch", "epochs", "lr"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+
+    def on(self, photos: PhotoList) -> Training:
+        """The same with the number of steps that `epochs` passes over the photos take, unless it is given."""
+        return self if self.steps is not None else replace(self, steps=math.ceil(self.epochs * len(photos) / self.batch))
+
+    def autocast(self, device: torch.device) -> torch.autocast:
+        """The context in which networks run."""
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def record(out: Path, trained_by: str, about: str | None, **facts: object) -> dict:
+    """Provenance of weights from the run in `out`: who, when, `facts`, its settings, and what the photos are."""
+    run = json.loads((Path(out) / "training" / "run.json").read_text())
+    return {
+        "trained_by": trained_by,
+        "trained": datetime.now(timezone.utc).date().isoformat(),
+        **facts,
+        **{key: value for key, value in run.items() if key not in ("threads", "processes", "device")},
+        **({"about": about} if about else {}),
+    }
 
 
 class Run:
@@ -121,30 +173,28 @@ class Run:
                 bar.set_postfix({**self._shown, "skipped": self.skipped})
                 bar.update()
 
-    def check(self, loss: Tensor) -> float:
-        """The mean loss over the processes, before it changes the network.
+    def learn(self, loss: Tensor, optimizer: torch.optim.Optimizer, lr: float, **values: float) -> None:
+        """Take a step, record it with `values`, and write a checkpoint when one is due.
 
         Raises:
-            ValueError: it is not finite.
+            ValueError: the mean loss over the processes is not finite; the network is as it was.
+            OSError: the disk is full or the folder can't be written; the last checkpoint is whole.
         """
         value = self.world.mean(loss).item()
         if not math.isfinite(value):
             raise ValueError(
                 f"the loss is {value} at step {self.step + 1}; {self._kept()}. Try a lower --lr, or --precision fp32"
             )
-        return value
-
-    def took(self, loss: float, lr: float, **values: float) -> None:
-        """Record that a step was taken, and write a checkpoint when one is due.
-
-        Raises:
-            OSError: the disk is full or the folder can't be written; the last checkpoint is whole.
-        """
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
         self.step += 1
-        self._shown = {"loss": f"{loss:.4f}"}
+        self._shown = {"loss": f"{value:.4f}"}
         if not self.world.leads:
             return
-        entry = {"step": self.step, "loss": loss, "lr": lr, **values, "seconds": round(time.monotonic() - self._began, 2)}
+        entry = {"step": self.step, "loss": value, "lr": lr, **values, "seconds": round(time.monotonic() - self._began, 2)}
         with self._writing():
             self._log.write(json.dumps(entry) + "\n")
             for key in ("loss", "lr", *values) if self._board else ():
