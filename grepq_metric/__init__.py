@@ -7,10 +7,11 @@ first used.
 from grepq_metric import _autoload
 
 __version__ = "0.1.0"
-__all__ = ["GRepQ", "WeightsError", "read_image"]
+__all__ = ["GRepQ", "GRepQRegressor", "WeightsError", "read_image"]
 
 _HOMES = {
     "GRepQ": "grepq_metric.model",
+    "GRepQRegressor": "grepq_metric.regression",
     "WeightsError": "grepq_metric.weights",
     "read_image": "grepq_metric.images",
 }
@@ -19,6 +20,7 @@ TYPE_CHECKING = False  # as typing's, which would take time to import
 if TYPE_CHECKING:
     from grepq_metric.images import read_image
     from grepq_metric.model import GRepQ
+    from grepq_metric.regression import GRepQRegressor
     from grepq_metric.weights import WeightsError
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -65,16 +68,46 @@ def read_image(path: str | Path) -> Tensor:
         FileNotFoundError: there is no such file.
         ValueError: the file is not an image, is damaged or is in a format that Pillow does not read; the message names it.
     """
+    return decode_image(read_bytes(path), path)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The bytes of an image file. Errors as in `read_image`."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
     if path.is_dir():
         raise ValueError(f"{path} is a folder, expected an image file")
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error}") from error
-    return decode_image(data, path)
+
+
+def read_ahead(
+    paths: Iterable[str | Path], ahead: int, read: Callable[[str | Path], Any] = read_image
+) -> Iterator[tuple[str | Path, Any]]:
+    """Paths with what `read` makes of them, up to `ahead` in advance in threads; a failure comes as its exception.
+
+    With `ahead` 1, a photo comes before the next path is asked for.
+    """
+
+    def attempt(path):
+        try:
+            return read(path)
+        except (OSError, ValueError, MemoryError) as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        waiting: deque = deque()
+        for path in paths:
+            waiting.append((path, pool.submit(attempt, path)))
+            if len(waiting) == ahead:
+                path, future = waiting.popleft()
+                yield path, future.result()
+        while waiting:
+            path, future = waiting.popleft()
+            yield path, future.result()
 
 
 def decode_image(data: bytes, name: str | Path) -> Tensor:

@@ -86,6 +86,12 @@ class LowLevelPathway(nn.Module):
         chunks = [self.encoder(patches[part // (h * w), part // w % h, part % w]) for part in index.split(self.chunk_size)]
         return torch.cat(chunks).view(n, h, w, FEATURES)
 
+    def patch_summary(self, x: Tensor) -> Tensor:
+        """Mean and standard deviation of the features of an image's patches: ``(N, 3, H, W)`` -> ``(N, 256)``."""
+        z = self.patch_features(x).flatten(1, 2)
+        # Of a single patch the deviation is 0, where the square root has no gradient.
+        return torch.cat([z.mean(1), z.var(1, correction=0).clamp_min(1e-12).sqrt()], 1)
+
     def distance(self, features: Tensor) -> Tensor:
         """Distance between an image's patch features and the pristine statistics: ``(N, P, 128)`` -> ``(N,)`` float64, >= 0.
 

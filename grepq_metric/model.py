@@ -20,6 +20,7 @@ from grepq_metric.high_level import RN50, HighLevelPathway
 from grepq_metric.low_level import LowLevelPathway, pad_to
 
 PATHWAYS = ("low", "high")
+FEATURE_KINDS = ("image", "patches")
 MODEL_CARD = """---
 {{ card_data }}
 ---
@@ -176,19 +177,31 @@ class GRepQ(
         parts["score"] = sum(parts[p].double() for p in self.pathways)
         return {key: None if value is None else value.to(dtype).unsqueeze(1) for key, value in parts.items()}
 
-    def features(self, x: Tensor) -> Tensor:
-        """Frozen features of whole images, for the paper's data-efficient prediction. `x` as for `forward`.
+    def features(self, x: Tensor, kind: str = "image") -> Tensor:
+        """Frozen features, for the paper's data-efficient prediction. `x` as for `forward`.
+
+        Args:
+            x: images.
+            kind: ``image``: the encoder's features of the whole image, as in the paper. ``patches``, which is not in the
+                paper: mean and standard deviation of its features over the patches of the zero-shot score.
 
         Returns:
-            ``(N, 1152)``: CLIP's embedding (1024), then the low-level features (128); one of the two where the weights hold
-            one pathway.
+            ``(N, 1152)``: CLIP's embedding (1024), then the low-level features (128; ``patches``: 256); one of the two where
+            the weights hold one pathway.
+
+        Raises:
+            ValueError: as `forward`, or `kind` is unknown or needs a pathway that the weights lack.
         """
+        if kind not in FEATURE_KINDS:
+            raise ValueError(f"unknown kind of features {kind!r}, expected one of {', '.join(FEATURE_KINDS)}")
+        if kind == "patches" and self.low is None:
+            raise ValueError(f"{self.name} has no low-level pathway, and so no features of patches")
         x, dtype = self._prepare(x)
         parts = []
         if self.high is not None:
             parts.append(self.high(x))
         if self.low is not None:
-            parts.append(self.low.encoder(x))
+            parts.append(self.low.encoder(x) if kind == "image" else self.low.patch_summary(x))
         return torch.cat(parts, dim=1).to(dtype)
 
     def quality_map(self, x: Tensor) -> Tensor:

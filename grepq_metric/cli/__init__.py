@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from grepq_metric.cli import convert, info, pristine, publish, score, train
+from grepq_metric.cli import convert, fit, info, pristine, publish, score, train
 
 
 def _version(value: bool) -> None:
@@ -36,6 +36,7 @@ def _root(
 
 
 app.command("score")(score.score)
+app.command("fit")(fit.fit)
 app.command("info")(info.info)
 app.command("convert")(convert.convert)
 app.command("pristine")(pristine.pristine)

@@ -9,9 +9,7 @@ import json
 import os
 import re
 import sys
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import TextIO
@@ -42,6 +40,7 @@ def score(
     weights: str = typer.Option(
         None, help="A weights folder or a Hub repository user/name; alone, it also decides the metric."
     ),
+    head: Path = typer.Option(None, help="A head of `grepq fit`: the score is then the MOS that it predicts."),
     device: str = typer.Option(None, help="Torch device, such as cpu or cuda:1. Default: cuda if there is one, else cpu."),
     recursive: bool = typer.Option(False, "--recursive", "-r", help="Search folders with all their subfolders."),
     format: Format = typer.Option(Format.table, help="json is one array, jsonl one object a line."),
@@ -56,9 +55,12 @@ def score(
     import torch
     from tqdm import tqdm
 
+    from grepq_metric.images import read_ahead
+
     if output is not None and not output.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {output.parent}")
     model = load_model(metric, weights, device)
+    regressor = _load_head(head, model) if head is not None else None
     if map is not None:
         if model.low is None:
             raise ValueError(f"--map needs the low-level pathway, which {model.weights_id} lacks")
@@ -76,8 +78,9 @@ def score(
     total = len(items) if isinstance(items, list) else None
     try:
         with torch.inference_mode(), tqdm(total=total, unit="photo", disable=None, leave=False) as bar:
-            for path, image in _read_ahead(items, 3 if total else 1):
-                row = _score_one(model, path, image, map)
+            # One ahead of a pipe: who writes paths to it may wait for the score.
+            for path, image in read_ahead(items, 3 if total else 1):
+                row = _score_one(model, regressor, path, image, map)
                 failed += row["error"] is not None
                 with bar.external_write_mode(file=stream):
                     writer.row(row)
@@ -125,32 +128,13 @@ def _expand(paths: list[str], recursive: bool) -> Iterator[str]:
             yield given
 
 
-def _read_ahead(paths: Iterable[str], ahead: int) -> Iterator[tuple[str, object]]:
-    """Decode the next photos while one is scored; a photo that can't be read comes as its exception.
+def _load_head(path: Path, model):
+    from grepq_metric.regression import GRepQRegressor
 
-    With `ahead` 1, a photo comes before the next path is asked for: who writes paths to a pipe may wait for the score.
-    """
-    from grepq_metric.images import read_image
-
-    def read(path):
-        try:
-            return read_image(path)
-        except (OSError, ValueError, MemoryError) as error:
-            return error
-
-    with ThreadPoolExecutor(2) as pool:
-        waiting: deque = deque()
-        for path in paths:
-            waiting.append((path, pool.submit(read, path)))
-            if len(waiting) == ahead:
-                path, future = waiting.popleft()
-                yield path, future.result()
-        while waiting:
-            path, future = waiting.popleft()
-            yield path, future.result()
+    return GRepQRegressor.load(path, model)
 
 
-def _score_one(model, path: str, image, map_folder: Path | None) -> dict:
+def _score_one(model, regressor, path: str, image, map_folder: Path | None) -> dict:
     row = dict.fromkeys(COLUMNS)
     row["path"] = path
     if isinstance(image, Exception):
@@ -159,8 +143,8 @@ def _score_one(model, path: str, image, map_folder: Path | None) -> dict:
     row["height"], row["width"] = image.shape[1:]
     try:
         x = image.unsqueeze(0).to(next(model.parameters()).device)
-        parts = model.components(x)
-        row.update({key: None if parts[key] is None else parts[key].item() for key in ("score", "low", "high")})
+        parts = model.components(x) if regressor is None else {"score": regressor.mos(x)}
+        row.update({key: value.item() for key, value in parts.items() if key in row and value is not None})
         if map_folder is not None:
             _write_map(model, x, map_folder / _map_name(path))
     except Exception as error:  # too large for the device or for OpenCV, a full disk: the other photos go on

@@ -14,16 +14,22 @@ class GRepQArch(nn.Module):
 
     Args:
         weights: as in `GRepQ.from_pretrained`.
+        head: a head of `grepq fit`; the score is then the MOS that it predicts, on its own scale.
         options: as in `GRepQ.from_pretrained`. The metric's record sets ``pathways``, so that other weights must have them.
     """
 
-    def __init__(self, weights: str | Path = "grepq-ll", **options) -> None:
+    def __init__(self, weights: str | Path = "grepq-ll", head: str | Path | None = None, **options) -> None:
         super().__init__()
         self.model = GRepQ.from_pretrained(weights, **options).requires_grad_(False)
+        self.regressor = None
+        if head is not None:
+            from grepq_metric.regression import GRepQRegressor
+
+            self.regressor = GRepQRegressor.load(head, self.model)
 
     def forward(self, x: Tensor) -> Tensor:
         """Score ``(N, 3, H, W)`` RGB in [0, 1] -> ``(N, 1)``, higher is better. Gradients flow to `x`."""
-        return self.model(x)
+        return self.model(x) if self.regressor is None else self.regressor.mos(x)
 
 
 def register() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from grepq_metric.training.distortions import DISTORTIONS, LEVELS, STAGES, distort
 from grepq_metric.training.photos import PhotoDataset, PhotoList
-from grepq_metric.training.similarity import contrastive_weights, pairwise_fsim
+from grepq_metric.training.similarity import pairwise_fsim
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Recipe:
         temperature: of the contrastive loss.
         anchors: also compare each version with the undistorted ones of the other photos in the batch, see
             `quality_aware_contrastive_loss`.
+        order: weight of a second loss, see `distortion_order_loss`; 0: none.
     """
 
     types: tuple[str, ...] = ("gaussian_blur", "jpeg", "white_noise", "exposure")
@@ -53,6 +54,7 @@ class Recipe:
     power: float = 1.0
     temperature: float = 0.5
     anchors: bool = False
+    order: float = 0.0
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.types) - set(DISTORTIONS))
@@ -71,6 +73,8 @@ class Recipe:
             raise ValueError(f"region must be 0 or at least the {self.view_size} pixels of a view, got {self.region}")
         if not (self.power > 0 and self.temperature > 0):
             raise ValueError(f"power and temperature must be positive, got {self.power} and {self.temperature}")
+        if self.order < 0:
+            raise ValueError(f"order must be 0 or more, got {self.order}")
 
     @property
     def versions(self) -> int:
@@ -113,11 +117,12 @@ RECIPES = {
         power=3.0,
         temperature=0.2,
         anchors=True,
+        order=0.5,
     ),
 }
 """Named recipes. ``paper`` is the paper's. ``broad`` draws 4 of 18 types at 2 of 5 levels, in smaller views. ``wild`` draws
 from all types, those of cameras more often, and applies up to 3 to a version; its views are patches as the zero-shot score
-takes them, and versions are compared across photos, too."""
+takes them, versions are compared across photos, too, and the distance to undistorted photos is to follow FSIM."""
 
 
 def recipe(name: str, changes: Mapping[str, object] | None = None) -> Recipe:
@@ -147,7 +152,7 @@ def recipe(name: str, changes: Mapping[str, object] | None = None) -> Recipe:
 
 
 class ContrastiveDataset(PhotoDataset):
-    """Two views of all versions of a content, ``(2, D, 3, S, S)`` uint8, and their contrastive weights ``(D, D)``.
+    """Two views of all versions of a content, ``(2, D, 3, S, S)`` uint8, and the FSIM ``(D, D)`` between versions.
 
     Args:
         photos: the contents.
@@ -162,13 +167,13 @@ class ContrastiveDataset(PhotoDataset):
         self.cache.mkdir(parents=True, exist_ok=True)
 
     def make(self, index: int, position: int) -> tuple[Tensor, Tensor]:
-        """Views and weights of content `index`, with the places of the fragments drawn for `position`."""
+        """Views and similarities of content `index`, with the places of the fragments drawn for `position`."""
         versions, key = self.versions(index)
         try:
-            weights = contrastive_weights(self._similarity(versions, key), self.recipe.power)
+            similarity = self._similarity(versions, key)
         except OSError as error:
             raise OSError(f"cannot cache similarities in {self.cache}: {error}") from error
-        return self.views(versions, np.random.default_rng([self.seed, position])), weights
+        return self.views(versions, np.random.default_rng([self.seed, position])), similarity
 
     def views(self, versions: np.ndarray, rng: np.random.Generator) -> Tensor:
         """Two views of all versions: ``(D, 3, H, W)`` -> ``(2, D, 3, S, S)`` uint8, the second one flipped at random."""

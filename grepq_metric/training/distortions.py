@@ -198,7 +198,7 @@ def quantisation(image, steps, rng):
     return _lookup(image, lambda v: np.rint(v * (steps - 1)) / (steps - 1))
 
 
-@distortion(1, 2, 3.5, 6, 10, stage="processing")
+@distortion(0.4, 0.8, 1.5, 3, 7, stage="processing")
 def oversharpening(image, amount, rng):
     """Unsharp masking beyond measure; strength: amount."""
     smooth = cv2.GaussianBlur(image, (0, 0), 1.5).astype(np.float32)

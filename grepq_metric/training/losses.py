@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def quality_aware_contrastive_loss(
@@ -42,6 +42,58 @@ def quality_aware_contrastive_loss(
         # log(sum a e) - log(sum e), with log a under the exponent: stable, and a zero weight is -inf, which logsumexp takes.
         loss = loss + (logits.logsumexp(-1) - (logits + log_a).logsumexp(-1)).mean()
     return loss
+
+
+class UndistortedStatistics(nn.Module):
+    """Running mean and covariance of the features of undistorted views, which stand in for pristine patches during training.
+
+    Args:
+        features: length of a feature vector.
+        ridge: multiple of the identity added to the covariance, as in the zero-shot distance.
+        share: weight of a new batch; the first ones weigh more, so that all count alike until 1 / share of them are seen.
+    """
+
+    def __init__(self, features: int, ridge: float = 1e-3, share: float = 0.01) -> None:
+        super().__init__()
+        self.ridge, self.share = ridge, share
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("cov", torch.zeros(features, features))
+        self.register_buffer("batches", torch.zeros((), dtype=torch.long))
+
+    @torch.no_grad()
+    def update(self, z: Tensor) -> None:
+        """Take in features ``(N, C)`` of undistorted views."""
+        self.batches += 1
+        weight = max(self.share, 1 / self.batches.item())
+        self.mean.lerp_(z.float().mean(0), weight)
+        centred = z.float() - self.mean
+        self.cov.lerp_(centred.mT @ centred / len(z), weight)
+
+    def distance(self, z: Tensor) -> Tensor:
+        """Mahalanobis distance of features to the statistics: ``(..., C)`` -> ``(...)``."""
+        factor = torch.linalg.cholesky(self.cov.double() + self.ridge * torch.eye(len(self.cov), device=z.device).double())
+        centred = (z.double() - self.mean).flatten(0, -2).mT
+        squares = torch.linalg.solve_triangular(factor, centred, upper=False).square().sum(0)
+        return squares.clamp_min(1e-24).sqrt().view(z.shape[:-1])
+
+
+def distortion_order_loss(distance: Tensor, similarity: Tensor) -> Tensor:
+    """1 minus Pearson's correlation of distances to undistorted photos with sqrt(1 - FSIM). Not in the paper.
+
+    The contrastive loss says which versions are alike, but not that a worse one lies further from what is undistorted, which
+    is what the zero-shot score goes by. The root spreads the slight distortions.
+
+    Args:
+        distance: ``(N,)`` distances, see `UndistortedStatistics`.
+        similarity: ``(N,)`` FSIM to the undistorted version, in [0, 1].
+
+    Returns:
+        Scalar in [0, 2].
+    """
+    target = (1 - similarity).clamp_min(0).sqrt()
+    pair = torch.stack([distance.float(), target.float()])
+    centred = F.normalize(pair - pair.mean(1, keepdim=True), dim=1)
+    return 1 - (centred[0] * centred[1]).sum()
 
 
 def group_contrastive_loss(z: Tensor, temperature: float = 0.5) -> Tensor:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
-from grepq_metric.low_level import LowLevelEncoder
+from grepq_metric.low_level import FEATURES, LowLevelEncoder
 from grepq_metric.model import GRepQ
 from grepq_metric.training.data import ContrastiveDataset, Recipe
-from grepq_metric.training.losses import quality_aware_contrastive_loss
+from grepq_metric.training.losses import UndistortedStatistics, distortion_order_loss, quality_aware_contrastive_loss
 from grepq_metric.training.photos import PhotoList
 from grepq_metric.training.pristine import Selection, set_pristine_statistics
 from grepq_metric.training.run import Run, Training, record
+from grepq_metric.training.similarity import contrastive_weights
 from grepq_metric.training.world import World
 from grepq_metric.weights import load_tensors
 
@@ -87,11 +88,12 @@ def train_low_level(
         encoder.load_state_dict(start.low.encoder.state_dict())
         settings["init"] = start.weights_id
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=training.lr, weight_decay=training.weight_decay)
-    parts = {"encoder": encoder, "optimizer": optimizer}
+    undistorted = UndistortedStatistics(FEATURES).to(world.device)
+    parts = {"encoder": encoder, "optimizer": optimizer, "undistorted": undistorted}
     with world.joined(), Run(out, settings, parts, world, training.steps, **options) as run:
         network = world.wrap(encoder)
-        for views, weights in run.batches(dataset, training.batch, workers):
-            loss = _loss(network, views, weights, training, world)
+        for views, similarity in run.batches(dataset, training.batch, workers):
+            loss = _loss(network, undistorted, views, similarity, training, world)
             run.learn(loss, optimizer, _cosine(training, run.step))
         world.barrier()
     return encoder.eval(), run.finished
@@ -115,15 +117,22 @@ def low_level_weights(
     return model, set_pristine_statistics(model, photos, selection)
 
 
-def _loss(encoder, views, weights, training: LowLevelTraining, world: World):
+def _loss(encoder, undistorted, views, similarity, training: LowLevelTraining, world: World):
     contents, recipe = len(views), training.recipe
     x = views.transpose(0, 1).flatten(0, 2).float().div(255).contiguous(memory_format=torch.channels_last)
     with training.autocast(x.device):
         z = encoder(x)
     z1, z2 = z.float().view(2, contents, recipe.versions, -1)
-    anchors = torch.stack([world.gather(z[:, 0]) for z in (z1, z2)]) if recipe.anchors else None
-    first = world.rank * contents
-    return quality_aware_contrastive_loss(z1, z2, weights, recipe.temperature, anchors, first)
+    clean = torch.stack([world.gather(z[:, 0]) for z in (z1, z2)])
+    anchors, first = clean if recipe.anchors else None, world.rank * contents
+    weights = contrastive_weights(similarity, recipe.power)
+    loss = quality_aware_contrastive_loss(z1, z2, weights, recipe.temperature, anchors, first)
+    if recipe.order:
+        undistorted.update(clean.detach().flatten(0, 1))
+        distance = world.gather(undistorted.distance(torch.stack([z1, z2], 1)))
+        to_undistorted = world.gather(similarity[:, :1]).expand_as(distance)
+        loss = loss + recipe.order * distortion_order_loss(distance.flatten(), to_undistorted.flatten())
+    return loss
 
 
 def _cosine(training: LowLevelTraining, step: int) -> float:
