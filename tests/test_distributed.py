@@ -21,7 +21,8 @@ photos = PhotoList([source])
 if kind == "low":
     from grepq_metric.training.data import Recipe
     from grepq_metric.training.low import LowLevelTraining, train_low_level
-    recipe = Recipe(types=("gaussian_blur", "white_noise"), types_per_content=2, levels=(1, 5), grid=2, anchors=True)
+    types = ("gaussian_blur", "white_noise")
+    recipe = Recipe(types=types, types_per_content=2, levels=(1, 5), grid=2, anchors=True, order=0.5)
     training = LowLevelTraining(recipe=recipe, batch=4, steps=3, lr=1e-5, precision="fp32")
     train_low_level(photos, out, training, world=World(), workers=0)
 else:

@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from grepq_metric import GRepQ
 from grepq_metric.training.data import RECIPES, ContrastiveDataset, Recipe, recipe
 from grepq_metric.training.distortions import DISTORTIONS, STAGES, distortion
-from grepq_metric.training.losses import quality_aware_contrastive_loss
+from grepq_metric.training.losses import UndistortedStatistics, distortion_order_loss, quality_aware_contrastive_loss
 from grepq_metric.training.low import LowLevelTraining, train_low_level
 from grepq_metric.training.photos import PhotoList
 from grepq_metric.training.pristine import Selection, colourfulness, feature_statistics, sharpness
 from grepq_metric.training.similarity import contrastive_weights, pairwise_fsim
 
-SMALL = Recipe(types=("gaussian_blur", "white_noise"), types_per_content=2, levels=(1, 5), grid=2)
+SMALL = Recipe(types=("gaussian_blur", "white_noise"), types_per_content=2, levels=(1, 5), grid=2, anchors=True, order=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +144,37 @@ def test_anchors_add_the_undistorted_versions_of_the_other_contents():
     # The parts that two processes see, with the anchors of both.
     parts = [quality_aware_contrastive_loss(z1[p], z2[p], a[p], 0.2, anchors, p.start) for p in (slice(0, 1), slice(1, 3))]
     assert (parts[0].item() + 2 * parts[1].item()) / 3 == pytest.approx(whole, rel=1e-5)
+
+
+def test_distances_from_undistorted_views_are_mahalanobis():
+    z = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) @ torch.randn(6, 6) + 3
+    statistics = UndistortedStatistics(6, ridge=0.1)
+    statistics.update(z)
+    assert statistics.mean == pytest.approx(z.mean(0), abs=1e-5)
+    assert statistics.cov.flatten() == pytest.approx(torch.cov(z.T, correction=0).flatten(), rel=1e-4, abs=1e-5)
+    inverse = np.linalg.inv(torch.cov(z.T, correction=0).double().numpy() + 0.1 * np.eye(6))
+    centred = (z - z.mean(0)).double().numpy()
+    expected = np.sqrt(np.einsum("ni,ij,nj->n", centred, inverse, centred))
+    assert statistics.distance(z.view(5, 8, 6)).flatten() == pytest.approx(expected, rel=1e-4)
+    for _ in range(3):
+        statistics.update(z + 4)
+    assert statistics.mean == pytest.approx(z.mean(0) + 3, abs=1e-4)  # four batches that count alike
+    at_mean = statistics.mean.clone().requires_grad_()
+    statistics.distance(at_mean[None]).sum().backward()
+    assert at_mean.grad.isfinite().all()
+
+
+def test_the_order_loss_asks_for_distances_that_follow_fsim():
+    similarity = torch.tensor([1.0, 0.99, 0.96, 0.75])
+    distance = torch.tensor([3.0, 4.0, 5.0, 8.0], requires_grad=True)  # 3 + 10 sqrt(1 - similarity)
+    assert distortion_order_loss(distance, similarity).item() == pytest.approx(0, abs=1e-6)
+    assert distortion_order_loss(-distance, similarity).item() == pytest.approx(2, abs=1e-6)
+    wrong = torch.tensor([5.0, 3.0, 4.0, 5.0], requires_grad=True)
+    expected = 1 - np.corrcoef(wrong.tolist(), np.sqrt(1 - similarity.numpy()))[0, 1]
+    loss = distortion_order_loss(wrong, similarity)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    loss.backward()
+    assert wrong.grad[0] > 0 > wrong.grad[3]
 
 
 def test_the_loss_has_finite_gradients_with_weights_of_zero():
