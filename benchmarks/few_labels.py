@@ -4,7 +4,7 @@
 
 The photos are split into two halves at random. From one, 50, 100 or 200 are drawn, 20 times; a head is fitted to their labels
 and tested on the whole other half. Compared are `grepq-ll`'s features (of the whole image and of patches), those of the same
-networks with random weights, and the 36 natural scene statistics of BRISQUE as pyiqa computes them.
+network with random weights, and the 36 natural scene statistics of BRISQUE as pyiqa computes them.
 
 Also measured: whether photos that ``grepq fit --suggest`` names are better ones to have rated than random ones, and how many
 opinion scores lie in the intervals of 90 %.
@@ -49,12 +49,15 @@ def all_features(model: GRepQ, paths: list[Path], cache: Path) -> dict[str, np.n
     untrained = GRepQ(pathways=["low"], name="untrained")
     untrained.low.pristine_mean.zero_()  # its statistics enter no features
     found = {}
-    for name, network in ((model.weights_id, model), ("random weights", untrained)):
-        for kind in ("image", "patches"):
-            x, problems = photo_features(network, paths, kind, cache, progress=True)
-            if problems:
-                raise ValueError(f"{len(problems)} photos can't be read: {next(iter(problems.values()))}")
-            found[f"{name}, {kind}"] = x
+    for name, network, kind in (
+        (model.weights_id, model, "image"),
+        (model.weights_id, model, "patches"),
+        ("random weights", untrained, "image"),
+    ):
+        x, problems = photo_features(network, paths, kind, cache, progress=True)
+        if problems:
+            raise ValueError(f"{len(problems)} photos can't be read: {next(iter(problems.values()))}")
+        found[f"{name}, {kind}"] = x
     key = hashlib.sha256("".join(path.name for path in paths).encode()).hexdigest()[:8]
     table = cache / f"brisque-{key}.npy"
     if not table.exists():

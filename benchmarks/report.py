@@ -56,7 +56,7 @@ def write_report(results: Path, out: Path, failures: str = "all") -> list[Path]:
     data["command"] = f"python -m benchmarks report --results {results} --out {out}"
     for scatter in data["scatter"]:
         for row in scatter["residuals"]:
-            row["href"] = quote(Path(os.path.relpath(row["href"], out)).as_posix()) if row["href"] else None
+            row["href"] = quote(Path(os.path.relpath(row["href"], out)).as_posix())
     out.mkdir(parents=True, exist_ok=True)
     texts = {"leaderboard.md": markdown(data), "leaderboard.tex": latex(data), "index.html": render(data)}
     for name, text in texts.items():
@@ -114,7 +114,7 @@ def _read_dataset(folder: Path) -> dict:
     try:
         dataset = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         with (folder / "dataset.csv").open(newline="", encoding="utf-8") as stream:
-            dataset["items"] = {row["image"]: row for row in csv.DictReader(stream)}
+            dataset["items"] = {row["image"]: row | {"path": folder / row["path"]} for row in csv.DictReader(stream)}
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder} lacks what the dataset is: {error}; run once more") from error
     return dataset

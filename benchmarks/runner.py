@@ -249,7 +249,9 @@ def _write_dataset(dataset: Dataset, folder: Path) -> None:
     if (folder / "dataset.json").exists():
         return
     columns = ("image", "mos", "split", "group", "path")
-    rows = [(item.name, repr(item.mos), item.split or "", item.group or "", item.path.resolve()) for item in dataset.items]
+    rows = [
+        (item.name, repr(item.mos), item.split or "", item.group or "", _relative(item.path, folder)) for item in dataset.items
+    ]
     _write_csv(folder / "dataset.csv", columns, [dict(zip(columns, row, strict=True)) for row in rows])
     record = dataset.record
     facts = {key: getattr(record, key) for key in ("name", "title", "kind", "lower_better", "licence")}
@@ -259,6 +261,13 @@ def _write_dataset(dataset: Dataset, folder: Path) -> None:
     if dataset.absent:
         facts["note"] += f"; partial: {len(dataset.absent)} images are missing"
     _write_json(folder / "dataset.json", facts)
+
+
+def _relative(path: Path, folder: Path) -> str:
+    """A path from the folder, so that results and images may move together."""
+    with suppress(ValueError):  # another drive
+        return Path(os.path.relpath(path, folder)).as_posix()
+    return path.resolve().as_posix()
 
 
 def _write_json(path: Path, content: dict) -> None:

@@ -7,18 +7,22 @@ first used.
 from grepq_metric import _autoload
 
 __version__ = "0.1.0"
-__all__ = ["GRepQ", "GRepQRegressor", "WeightsError", "read_image"]
+__all__ = ["GRepQ", "GRepQLoss", "GRepQRegressor", "WeightsError", "grepq", "read_image"]
 
 _HOMES = {
     "GRepQ": "grepq_metric.model",
+    "GRepQLoss": "grepq_metric.loss",
     "GRepQRegressor": "grepq_metric.regression",
     "WeightsError": "grepq_metric.weights",
+    "grepq": "grepq_metric.functional",
     "read_image": "grepq_metric.images",
 }
 
 TYPE_CHECKING = False  # as typing's, which would take time to import
 if TYPE_CHECKING:
+    from grepq_metric.functional import grepq
     from grepq_metric.images import read_image
+    from grepq_metric.loss import GRepQLoss
     from grepq_metric.model import GRepQ
     from grepq_metric.regression import GRepQRegressor
     from grepq_metric.weights import WeightsError

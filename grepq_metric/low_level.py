@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torchvision.models import resnet18
 
 FEATURES = 128
@@ -43,6 +44,7 @@ class LowLevelPathway(nn.Module):
         chunk_size: patches that go through f at once. It bounds memory and does not change what is computed.
 
     Attributes:
+        checkpoint_chunks: when gradients flow to the image, keep the activations of one chunk at a time, computed twice.
         pristine_mean: ``(128,)`` float64 mean of the features of pristine patches.
         pristine_cov: ``(128, 128)`` float64 unbiased covariance of the same features.
     """
@@ -64,6 +66,7 @@ class LowLevelPathway(nn.Module):
                 raise ValueError(f"{name} must be positive, got {value}")
         self.patch_size, self.patch_stride, self.chunk_size = patch_size, patch_stride, chunk_size
         self.ridge, self.distance_scale = ridge, distance_scale
+        self.checkpoint_chunks = False
         self.encoder = LowLevelEncoder()
         self.register_buffer("pristine_mean", torch.full((FEATURES,), torch.nan, dtype=torch.float64))
         self.register_buffer("pristine_cov", torch.eye(FEATURES, dtype=torch.float64))
@@ -77,14 +80,26 @@ class LowLevelPathway(nn.Module):
                 self._buffers[name] = value.to(self._buffers[name].device)
         return self
 
-    def patch_features(self, x: Tensor) -> Tensor:
-        """Features of every patch: ``(N, 3, H, W)`` in [0, 1], both sides at least `patch_size` -> ``(N, h, w, 128)``."""
+    def patch_features(self, x: Tensor, count: int | None = None) -> Tensor:
+        """Features of patches: ``(N, 3, H, W)`` in [0, 1], both sides at least `patch_size` -> ``(N, h, w, 128)``.
+
+        With `count`, of as many patches of each image at most, drawn at random without repetition: ``(N, count, 128)``.
+        """
         size, stride = self.patch_size, self.patch_stride
         patches = x.unfold(2, size, stride).unfold(3, size, stride).permute(0, 2, 3, 1, 4, 5)  # a view, nothing copied
         n, h, w = patches.shape[:3]
-        index = torch.arange(n * h * w, device=x.device)
-        chunks = [self.encoder(patches[part // (h * w), part // w % h, part % w]) for part in index.split(self.chunk_size)]
-        return torch.cat(chunks).view(n, h, w, FEATURES)
+        index = torch.arange(n * h * w, device=x.device).view(n, h * w)
+        if count is not None and count < h * w:
+            index = index.gather(1, torch.rand(n, h * w, device=x.device).argsort(1)[:, :count])
+        chunks = [
+            self._encode(patches[part // (h * w), part // w % h, part % w]) for part in index.flatten().split(self.chunk_size)
+        ]
+        return torch.cat(chunks).view(*((n, h, w) if count is None else index.shape), FEATURES)
+
+    def _encode(self, patches: Tensor) -> Tensor:
+        if self.checkpoint_chunks and patches.requires_grad:
+            return checkpoint(self.encoder, patches, use_reentrant=False)
+        return self.encoder(patches)
 
     def patch_summary(self, x: Tensor) -> Tensor:
         """Mean and standard deviation of the features of an image's patches: ``(N, 3, H, W)`` -> ``(N, 256)``."""

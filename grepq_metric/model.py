@@ -335,7 +335,7 @@ class GRepQ(
     def _save_pretrained(self, save_directory: Path) -> None:
         weights_files.save_tensors(self, Path(save_directory) / weights_files.TENSORS)
 
-    def _prepare(self, x: Tensor) -> tuple[Tensor, torch.dtype]:
+    def _prepare(self, x: Tensor, check_values: bool = True) -> tuple[Tensor, torch.dtype]:
         """Check the input; return it padded, in the weights' type, and the type of results."""
         if not isinstance(x, Tensor):
             raise ValueError(f"expected a tensor (N, 3, H, W), got {type(x).__name__}")
@@ -343,10 +343,11 @@ class GRepQ(
             raise ValueError(f"expected a tensor (N, 3, H, W) or (N, 1, H, W), got {tuple(x.shape)}")
         if not x.is_floating_point():
             raise ValueError(f"expected floating point values in [0, 1], got {x.dtype}: convert and divide by 255")
-        low, high = x.detach().aminmax()
-        # Restoration networks overshoot a little; what is far outside is another scale or a broken network.
-        if not (low >= -1 and high <= 2):
-            raise ValueError(f"expected values in [0, 1], got {low.item():g} to {high.item():g}")
+        if check_values:
+            low, high = x.detach().aminmax()
+            # Restoration networks overshoot a little; what is far outside is another scale or a broken network.
+            if not (low >= -1 and high <= 2):
+                raise ValueError(f"expected values in [0, 1], got {low.item():g} to {high.item():g}")
         if not self._ready:
             self._check_ready()
         dtype = torch.promote_types(x.dtype, torch.float32)

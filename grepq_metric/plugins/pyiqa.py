@@ -37,3 +37,12 @@ def register() -> None:
     from pyiqa.utils.registry import ARCH_REGISTRY
 
     ARCH_REGISTRY.register(GRepQArch, name="GRepQ", override=True)
+
+
+def register_loss() -> None:
+    """Add `GRepQLoss` to pyiqa's registry of losses; called through the ``pyiqa.losses`` entry point."""
+    from pyiqa.utils.registry import LOSS_REGISTRY
+
+    from grepq_metric.loss import GRepQLoss
+
+    LOSS_REGISTRY.register(GRepQLoss, override=True)

@@ -1,0 +1,216 @@
+"""Promises of the loss term and of the other toolkits: pyiqa's losses, piq's conventions, torchmetrics."""
+
+import pyiqa
+import pytest
+import torch
+from pyiqa.losses import build_loss
+
+from grepq_metric import GRepQ, GRepQLoss, grepq
+
+
+@pytest.fixture(scope="module")
+def loss():
+    return GRepQLoss()
+
+
+def gradient(loss, x):
+    x = x.clone().requires_grad_()
+    loss(x).sum().backward()
+    return x.grad
+
+
+def test_it_is_one_minus_the_score_over_the_best(loss, photos, model, tmp_path):
+    x = photos["cat"]
+    score = GRepQ.from_pretrained("grepq-ll")(x).detach()
+    assert loss(x).item() == pytest.approx(1 - 2 * score.item(), abs=1e-6)
+    assert 0 < loss(x).item() < 1
+    model.save_pretrained(tmp_path)
+    both = GRepQLoss(tmp_path, reduction="none")
+    assert both(x) == pytest.approx(1 - model(x).squeeze(1) / 1.5, abs=1e-5)
+
+
+def test_it_agrees_with_pyiqa_as_loss(loss, photos):
+    x = photos["astronaut"]
+    theirs = pyiqa.create_metric("grepq-ll", as_loss=True, device="cpu")
+    assert loss(x).item() == pytest.approx(1 - 2 * theirs(x).item(), abs=1e-6)
+    assert torch.allclose(gradient(loss, x), -2 * gradient(theirs, x), rtol=1e-3, atol=1e-7)
+
+
+def test_pyiqa_builds_it_from_an_option_file(loss, photos):
+    built = build_loss({"type": "GRepQLoss", "loss_weight": 0.1, "reduction": "sum"})
+    x = photos["rocket"]
+    assert built(x, torch.zeros_like(x)).item() == pytest.approx(0.1 * loss(x).item(), rel=1e-5)
+
+
+def test_reductions(photos):
+    x = torch.cat([photos["cat"][..., :128, :128], photos["coffee"][..., :128, :128]])
+    each = GRepQLoss(reduction="none")(x)
+    assert each.shape == (2,)
+    assert GRepQLoss()(x).item() == pytest.approx(each.mean().item(), rel=1e-6)
+    assert GRepQLoss(reduction="sum", loss_weight=3)(x).item() == pytest.approx(3 * each.sum().item(), rel=1e-6)
+
+
+def test_weights_are_frozen_and_stay_in_evaluation_mode(loss):
+    assert not any(parameter.requires_grad for parameter in loss.parameters())
+    network = torch.nn.ModuleDict({"net": torch.nn.Conv2d(3, 3, 1), "loss": loss}).train()
+    assert network["net"].training
+    assert not any(module.training for module in loss.model.modules())
+    before = {key: value.clone() for key, value in loss.state_dict().items()}
+    loss(torch.rand(2, 3, 100, 100))
+    assert all(torch.equal(value, before[key]) for key, value in loss.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        torch.zeros(1, 3, 144, 144),
+        torch.ones(1, 3, 96, 96),
+        torch.full((1, 1, 150, 97), 0.5),
+        torch.rand(1, 3, 48, 48).repeat(1, 1, 4, 4),  # all patches are the same
+        torch.rand(1, 3, 100, 100) * 1.6 - 0.3,  # overshoots, as networks in training do
+        torch.rand(1, 3, 20, 30),
+    ],
+    ids=["black", "white", "grey", "identical patches", "overshooting", "small"],
+)
+def test_gradients_are_finite(loss, x):
+    value = gradient(loss, x)
+    assert value.shape == x.shape
+    assert value.isfinite().all()
+
+
+def test_the_gradient_is_finite_where_the_distance_is_zero(loss, photos):
+    low = loss.model.low
+    z = low.patch_features(photos["stereo"]).flatten(1, 2).detach().double()
+    mean = low.pristine_mean.clone()
+    try:
+        low.pristine_mean.copy_(z[0, 0])
+        z = z[:, :1].requires_grad_()
+        low.distance(z).sum().backward()
+    finally:
+        low.pristine_mean.copy_(mean)
+    assert z.grad.isfinite().all()
+
+
+def test_gradients_are_those_of_finite_differences(photos):
+    loss = GRepQLoss().double()
+    x = photos["coffee"][..., :96, :144].double().requires_grad_()
+    assert torch.autograd.gradcheck(loss, x, eps=1e-6, atol=1e-5, rtol=1e-3, fast_mode=True)
+
+
+def test_checkpoints_change_memory_and_not_values(photos):
+    x = photos["coffee"][..., :240, :240]
+    plain, saving = GRepQLoss(checkpoint=False, chunk_size=4), GRepQLoss(chunk_size=4)
+    kept = {}
+    for name, loss in (("plain", plain), ("saving", saving)):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, s=sizes: s.append(t.numel()) or t, lambda t: t):
+            loss(x.clone().requires_grad_())
+        kept[name] = sum(sizes)
+    assert kept["saving"] < kept["plain"] / 4
+    assert torch.allclose(gradient(plain, x), gradient(saving, x), rtol=1e-4, atol=1e-9)
+
+
+def test_a_subset_of_patches_is_random_repeatable_and_biased_upwards(photos):
+    x = photos["coffee"]
+    whole, some = GRepQLoss(reduction="none"), GRepQLoss(reduction="none", patches=6)
+    torch.manual_seed(0)
+    values = torch.stack([some(x) for _ in range(12)])
+    torch.manual_seed(0)
+    assert torch.equal(some(x), values[0])
+    assert len(values.unique()) == 12
+    assert values.mean() > whole(x)
+    assert torch.equal(GRepQLoss(patches=10_000)(x), GRepQLoss()(x))
+    assert gradient(some, x).isfinite().all()
+
+
+def test_mixed_precision(loss, photos):
+    x = photos["cat"]
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(x)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(loss(x).item(), abs=2e-3)
+    network = torch.nn.Conv2d(3, 3, 3, padding=1)
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3)
+    scaler = torch.amp.GradScaler("cpu")
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(network(x))
+    scaler.scale(value).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.get_scale() == 65536  # no gradient overflowed
+    assert all(p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in network.parameters())
+
+
+def test_a_few_steps_lower_it(loss, photos):
+    x = photos["stereo"] + 0.15 * torch.randn(photos["stereo"].shape, generator=torch.Generator().manual_seed(0))
+    x = x.requires_grad_()
+    first = loss(x).item()
+    for _ in range(5):
+        (step,) = torch.autograd.grad(loss(x), x)
+        x = (x - 0.01 * step / step.abs().mean()).detach().requires_grad_()
+    assert loss(x).item() < 0.8 * first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"reduction": "max"}, "reduction must be one of mean, sum, none, got 'max'"),
+        ({"patches": 0}, "patches must be None or at least 1, got 0"),
+        ({"weights": "grepq-xl"}, "unknown weights 'grepq-xl'"),
+    ],
+)
+def test_bad_settings_are_explained(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        GRepQLoss(**arguments)
+
+
+def test_bad_images_are_explained(loss):
+    with pytest.raises(ValueError, match=r"expected a tensor \(N, 3, H, W\)"):
+        loss(torch.rand(3, 96, 96))
+    with pytest.raises(ValueError, match="expected floating point values"):
+        loss(torch.zeros(1, 3, 96, 96, dtype=torch.uint8))
+
+
+def test_the_function_follows_piqs_conventions(photos):
+    x = torch.cat([photos["cat"][..., :128, :128], photos["coffee"][..., :128, :128]])
+    expected = GRepQ.from_pretrained("grepq-ll")(x).squeeze(1).detach()
+    assert grepq(x) == pytest.approx(expected, abs=1e-6)
+    assert grepq((x * 255).round().byte(), data_range=255) == pytest.approx(expected, abs=1e-3)
+    assert grepq(x, reduction="mean").item() == pytest.approx(expected.mean().item(), abs=1e-6)
+    assert gradient(lambda v: grepq(v, reduction="sum"), x).abs().max() > 0
+    with pytest.raises(ValueError, match="reduction must be one of none, mean, sum, got 'max'"):
+        grepq(x, reduction="max")
+    with pytest.raises(ValueError, match="data_range must be positive, got 0"):
+        grepq(x, data_range=0)
+
+
+def test_the_torchmetrics_metric(photos):
+    torchmetrics = pytest.importorskip("torchmetrics")
+    from grepq_metric.torchmetrics import GRepQMetric
+
+    x = torch.cat([photos["cat"][..., :128, :128], photos["coffee"][..., :128, :128]])
+    expected = GRepQ.from_pretrained("grepq-ll")(x).squeeze(1).detach()
+    metric = GRepQMetric()
+    assert isinstance(metric, torchmetrics.Metric)
+    assert metric.higher_is_better
+    assert metric.is_differentiable
+    metric.update(x[:1])
+    metric.update(x[1:])
+    assert metric.compute().item() == pytest.approx(expected.mean().item(), abs=1e-6)
+    metric.reset()
+    assert metric(x[1:]).item() == pytest.approx(expected[1].item(), abs=1e-6)
+    each = GRepQMetric(reduction="none", data_range=255)
+    each.update(x * 255)
+    each.update(x[:1] * 255)
+    assert each.compute() == pytest.approx(torch.cat([expected, expected[:1]]), abs=1e-5)
+    both = torchmetrics.MetricCollection({"grepq": GRepQMetric()})
+    both.update(x)
+    assert both.compute()["grepq"].item() == pytest.approx(expected.mean().item(), abs=1e-6)
+    clone = metric.clone()
+    clone.update(x[:1])
+    assert clone.compute() != metric.compute()
+    pytest.importorskip("matplotlib").use("Agg")
+    figure, _ = metric.plot()
+    assert figure is not None
+    with pytest.raises(ValueError, match="reduction must be mean or none, got 'sum'"):
+        GRepQMetric(reduction="sum")
