@@ -88,6 +88,11 @@ class LowLevelPathway(nn.Module):
         size, stride = self.patch_size, self.patch_stride
         patches = x.unfold(2, size, stride).unfold(3, size, stride).permute(0, 2, 3, 1, 4, 5)  # a view, nothing copied
         n, h, w = patches.shape[:3]
+        if (
+            torch.compiler.is_compiling() and count is None
+        ):  # a graph has no loop over a number of chunks that it does not know
+            columns = F.unfold(x, size, stride=stride).mT.reshape(n * h * w, x.shape[1], size, size)
+            return self.encoder(columns).view(n, h, w, FEATURES)
         index = torch.arange(n * h * w, device=x.device).view(n, h * w)
         if count is not None and count < h * w:
             index = index.gather(1, torch.rand(n, h * w, device=x.device).argsort(1)[:, :count])

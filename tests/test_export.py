@@ -1,0 +1,52 @@
+"""Promises of graphs: torch.compile and torch.export of the whole score, ONNX of both encoders."""
+
+import pytest
+import torch
+
+from grepq_metric import GRepQ
+
+SIZES = ((144, 160), (200, 300), (250, 421))
+
+
+@pytest.fixture(scope="module")
+def packaged():
+    return GRepQ.from_pretrained("grepq-ll").requires_grad_(False)
+
+
+def images(size, seed=0):
+    return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_score_exports_at_one_size(packaged):
+    x = images((128, 160))
+    program = torch.export.export(packaged, (x,))
+    assert program.module()(x) == pytest.approx(packaged(x), abs=1e-6)
+
+
+def test_the_score_exports_for_any_size(packaged):
+    sides = {2: torch.export.Dim("height", min=144, max=8192), 3: torch.export.Dim("width", min=144, max=8192)}
+    program = torch.export.export(packaged, (images((200, 290)),), dynamic_shapes={"x": sides})
+    for size in SIZES:
+        assert program.module()(images(size)) == pytest.approx(packaged(images(size)), abs=1e-6)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_the_score_compiles_as_one_graph(packaged, backend):
+    torch.compiler.reset()
+    compiled = torch.compile(packaged, backend=backend, fullgraph=True, dynamic=True)
+    for size in SIZES:
+        assert compiled(images(size)) == pytest.approx(packaged(images(size)), abs=1e-5)
+
+
+@pytest.mark.parametrize("pathway", ["low", "high"])
+def test_encoders_export_to_onnx(model, pathway, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    encoder = model.low.encoder if pathway == "low" else model.high
+    x, shapes = images((96, 96)), {"x": {0: torch.export.Dim("batch", min=1, max=1024)}}
+    torch.onnx.export(encoder, (x,), tmp_path / "encoder.onnx", dynamo=True, dynamic_shapes=shapes, verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "encoder.onnx")
+    for batch in (1, 5):
+        x = torch.rand(batch, 3, 96, 96, generator=torch.Generator().manual_seed(batch))
+        (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        assert found == pytest.approx(encoder(x), rel=1e-3, abs=2e-5)
