@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 
@@ -54,11 +55,15 @@ def _run(given: argparse.Namespace) -> int:
 
     if given.draws < 1:
         raise ValueError(f"--draws must be at least 1, got {given.draws}")
-    # All that was asked for must be there before the first image is scored.
-    datasets = [open_dataset(spec, given.data_root, given.allow_partial) for spec in given.dataset]
-    metrics = [open_metric(spec, given.device) for spec in given.metrics]
     world, status = World(given.device), 0
-    with world.joined():
+    with world.joined(timeout=timedelta(days=2)):  # a process that is done waits for the others
+        if not world.leads:
+            world.barrier()  # while the first process downloads what is not there
+        # All that was asked for must be there before the first image is scored.
+        datasets = [open_dataset(spec, given.data_root, given.allow_partial) for spec in given.dataset]
+        metrics = [open_metric(spec, str(world.device)) for spec in given.metrics]
+        if world.leads:
+            world.barrier()
         for dataset in datasets:
             for metric in metrics:
                 for protocol in given.protocol:

@@ -91,7 +91,7 @@ class Dataset:
     @cached_property
     def id(self) -> str:
         """Name and a hash of all scores, splits and image files."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(b"lower is better" if self.record.lower_better else b"")
         hashes: dict[Path, str] = {}
         for item in self.items:
             facts = [item.name, item.mos, item.split, item.group]
@@ -129,6 +129,9 @@ def open_dataset(spec: str, data_root: Path, allow_partial: bool = False) -> Dat
     else:
         record, root = _csv_record(name, options)
     items = sorted(record.read(root), key=lambda item: item.name)
+    if any(item.group for item in items):
+        # An image that names no content, such as the undistorted one itself, is its own: the one that others may name.
+        items = [replace(item, group=item.group or item.name) for item in items]
     _check(record, items)
     absent = [item.name for item in items if not all(p is None or p.is_file() for p in (item.path, item.reference))]
     missing = max(len(absent), (record.images or 0) - len(items))
@@ -161,10 +164,25 @@ def parse_spec(spec: str) -> tuple[str, dict[str, object]]:
         if not equals:
             raise ValueError(f"{spec!r}: expected name:key=value,key=value, got {part!r}")
         try:
-            options[key] = json.loads(value)
+            options[key] = json.loads(value.lower() if value.lower() in ("true", "false") else value)
         except json.JSONDecodeError:
             options[key] = value
     return name, options
+
+
+def typed(options: dict[str, object], defaults: dict[str, object], what: str) -> dict[str, object]:
+    """Options over their defaults.
+
+    Raises:
+        ValueError: an option is unknown, or of another type than its default.
+    """
+    for key, value in options.items():
+        if key not in defaults:
+            raise ValueError(f"unknown option {key!r} of {what}, expected some of {', '.join(defaults)}")
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not (number if isinstance(defaults[key], float) else isinstance(value, type(defaults[key]))):
+            raise ValueError(f"option {key} of {what} must be like {defaults[key]!r}, got {value!r}")
+    return {**defaults, **options}
 
 
 def _check(record: Record, items: list[Item]) -> None:
@@ -220,7 +238,11 @@ def _items(path: Path, header: list[str], rows: list[dict], images: str = "", **
             ) from error
         name, reference = row[column("image")], row.get(column("reference")) or None
         group = row.get(column("group")) or reference
-        split = row.get(column("split")) or None
+        split = (row.get(column("split")) or "").strip().lower() or None
+        if not name:
+            raise ValueError(f"{path}, line {line}: no image in the column {column('image')!r}")
+        if split not in (None, "train", "val", "test"):
+            raise ValueError(f"{path}, line {line}: expected train, val, test or nothing as split, got {split!r}")
         items.append(Item(name, folder / name, mos, path.parent / reference if reference else None, split, group))
     return items
 
@@ -236,10 +258,7 @@ def _csv_record(name: str, options: dict) -> tuple[Record, Path]:
             f"unknown dataset {name!r}: expected a CSV file, a folder with labels.csv, or one of {', '.join(RECORDS)}{hint}"
         )
     allowed = {"lower_better": False, "low": -np.inf, "high": np.inf, "kind": "authentic", "name": ""}
-    for key in options:
-        if key not in allowed:
-            raise ValueError(f"unknown option {key!r} of a CSV file, expected some of {', '.join(allowed)}")
-    values = {**allowed, **options}
+    values = typed(options, allowed, "a CSV file")
     title = values["name"] or (path.parent.name if path.stem == "labels" else path.stem)
     return (
         Record(

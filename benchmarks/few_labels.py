@@ -58,7 +58,7 @@ def all_features(model: GRepQ, paths: list[Path], cache: Path) -> dict[str, np.n
         if problems:
             raise ValueError(f"{len(problems)} photos can't be read: {next(iter(problems.values()))}")
         found[f"{name}, {kind}"] = x
-    key = hashlib.sha256("".join(path.name for path in paths).encode()).hexdigest()[:8]
+    key = hashlib.sha256("".join(hashlib.sha256(path.read_bytes()).hexdigest() for path in paths).encode()).hexdigest()[:8]
     table = cache / f"brisque-{key}.npy"
     if not table.exists():
         rows = [brisque_features(read_image(path)[None]).numpy() for path in tqdm(paths, desc="BRISQUE features")]
@@ -81,7 +81,7 @@ def from_few_labels(features: dict[str, np.ndarray], mos: np.ndarray) -> tuple[l
         for budget in BUDGETS:
             for draw in range(DRAWS):
                 chosen = np.random.default_rng([budget, draw]).choice(pool, budget, replace=False)
-                predicted, interval = GRepQRegressor().fit(x[chosen], mos[chosen]).predict(x[test], interval=0.9)
+                predicted, interval = GRepQRegressor(None).fit(x[chosen], mos[chosen]).predict(x[test], interval=0.9)
                 rows.append(
                     {
                         "features": name,
@@ -122,7 +122,7 @@ def which_to_rate(x: np.ndarray, mos: np.ndarray) -> list[str]:
 
             def srcc(positions, pool=pool, test=test):
                 rated = pool[positions]
-                predicted = GRepQRegressor().fit(x[rated], mos[rated]).predict(x[test])
+                predicted = GRepQRegressor(None).fit(x[rated], mos[rated]).predict(x[test])
                 return scipy.stats.spearmanr(predicted, mos[test]).statistic
 
             # The mean of five draws, so that the luck of one does not decide.

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.datasets import Item, parse_spec
+from benchmarks.datasets import Item, parse_spec, typed
 from benchmarks.few_labels import brisque_features
 from benchmarks.peers import PEERS
 
@@ -65,7 +65,7 @@ def open_metric(spec: str, device: str = "cpu") -> Metric:
 
     name, options = parse_spec(spec)
     if name.lower().endswith(".csv"):
-        return _elsewhere(Path(name).expanduser(), **options)
+        return _elsewhere(Path(name).expanduser(), typed(options, {"lower_better": False, "name": ""}, "a file of scores"))
     known = known_metrics()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3)
@@ -115,9 +115,7 @@ def _of_a_package(name: str) -> Metric:
     return Metric(f"{name}-{_digest(provenance)}", "NR", True, score, features, provenance)
 
 
-def _elsewhere(path: Path, lower_better: bool = False, name: str = "", **unknown) -> Metric:
-    if unknown:
-        raise ValueError(f"unknown option {min(unknown)!r} of a file of scores, expected lower_better or name")
+def _elsewhere(path: Path, options: dict) -> Metric:
     if not path.is_file():
         raise FileNotFoundError(f"no file of scores at {path}")
     data = path.read_bytes()
@@ -125,7 +123,11 @@ def _elsewhere(path: Path, lower_better: bool = False, name: str = "", **unknown
         reader = csv.DictReader(data.decode("utf-8-sig").splitlines())
         if not {"image", "score"} <= set(reader.fieldnames or []):
             raise ValueError(f"{path} needs the columns image and score, it has {reader.fieldnames}")
-        scores = {row["image"]: row["score"] for row in reader}
+        scores = {}
+        for row in reader:
+            if row["image"] in scores:
+                raise ValueError(f"{path} names {row['image']} twice")
+            scores[row["image"]] = row["score"]
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is no CSV file in UTF-8: {error}") from error
 
@@ -134,10 +136,9 @@ def _elsewhere(path: Path, lower_better: bool = False, name: str = "", **unknown
             raise ValueError(f"{path.name} has no score of {item.name}")
         return float(scores[item.name])
 
-    sha256 = hashlib.sha256(data).hexdigest()
-    return Metric(
-        f"{name or path.stem}-{sha256[:8]}", "NR", lower_better, score, None, {"file": path.name, "scores_sha256": sha256}
-    )
+    lower_better = options["lower_better"]
+    provenance = {"file": path.name, "scores_sha256": hashlib.sha256(data).hexdigest(), "lower_better": lower_better}
+    return Metric(f"{options['name'] or path.stem}-{_digest(provenance)}", "NR", lower_better, score, None, provenance)
 
 
 def _digest(provenance: dict, network: torch.nn.Module | None = None) -> str:

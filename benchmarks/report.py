@@ -75,6 +75,8 @@ def collect(results: Path, failures: str = "all") -> dict:
     """All figures of a results folder, in the form that `benchmarks.page.render` takes."""
     records = defaultdict(list)
     for path in sorted(results.glob("*/*/*.json")):
+        if not (path.parent.parent / "dataset.json").exists():
+            continue  # no folder of the runner's
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
             if record["protocol"] in PROTOCOLS:
@@ -138,7 +140,7 @@ def _zero_shot(dataset: dict, protocol: str, found: list, failures: str):
         shared = [name for name in names if name in common]
         mos, groups = _opinions(dataset, shared)
         boot, values, made = {}, {}, []
-        draws = statistics.resamples(groups, len(shared)) if len(shared) > 2 else []
+        draws = statistics.resamples(groups, len(shared))
         for _, record in found:
             metric = record["metric"]
             sign = -1 if record["lower_better"] else 1
@@ -159,40 +161,54 @@ def _zero_shot(dataset: dict, protocol: str, found: list, failures: str):
                 row["images"] = len(own)
             else:
                 figures, notes = statistics.agreement(x, mos)
+            if not draws:
+                notes.append(f"fewer than {statistics.FEWEST_CONTENTS} contents: no interval and no test")
             row |= figures | {"notes": notes}
             made.append((row, _scatter(dataset, row, shared, sign * x) if split == "all" else None))
-        comparable = {metric: value for metric, value in values.items() if np.isfinite(value)}
+        comparable = {metric: value for metric, value in values.items() if np.isfinite(value) and draws}
         marks = statistics.letters(comparable, statistics.pairwise_tests(boot, comparable))
         for row, points in made:
             yield row | {"group": marks.get(row["metric"])}, points
 
 
 def _fitted(dataset: dict, protocol: str, found: list, failures: str):
+    predictions = {}
     for path, record in found:
-        draws = defaultdict(list)
+        draws = predictions[record["metric"]] = defaultdict(dict)
         with path.with_suffix(".csv").open(newline="", encoding="utf-8") as stream:
             for row in csv.DictReader(stream):
-                draws[row["labels"], int(row["draw"])].append((row["image"], float(row["value"])))
-        for labels in dict.fromkeys(labels for labels, _ in draws):
-            runs = [run for (budget, _), run in sorted(draws.items()) if budget == labels]
-            figures, notes = [], set()
-            for run in runs:
-                mos, _ = _opinions(dataset, [name for name, _ in run])
-                values, problems = statistics.agreement(np.array([value for _, value in run]), mos)
+                draws[row["labels"], int(row["draw"])][row["image"]] = float(row["value"])
+    for _, record in found:
+        mine = predictions[record["metric"]]
+        for labels in dict.fromkeys(labels for labels, _ in mine):
+            runs, figures, notes = [], [], set()
+            for key in sorted(key for key in mine if key[0] == labels):
+                others = [theirs[key] for theirs in predictions.values() if key in theirs] if failures == "all" else []
+                names = [name for name in mine[key] if all(name in other for other in others)]
+                runs.append((names, np.array([mine[key][name] for name in names])))
+                values, problems = statistics.agreement(runs[-1][1], _opinions(dataset, names)[0])
                 figures.append(values)
                 notes |= set(problems)
             split = "test" if record["split"] == "official" else "random"
-            row = _row(dataset, record, split=split, labels=int(labels) if labels.isdigit() else labels, images=len(runs[0]))
+            row = _row(
+                dataset, record, split=split, labels=int(labels) if labels.isdigit() else labels, images=len(runs[0][0])
+            )
             for key in FIGURES:
                 values = [figure[key] for figure in figures if figure[key] is not None]
                 row[key] = float(np.median(values)) if values else None
-            if len(runs) > 1:
-                for key in ("srcc", "plcc"):
-                    values = [figure[key] for figure in figures if figure[key] is not None]
+                if len(runs) > 1 and key in ("srcc", "plcc"):
                     row[f"{key}_interval"] = np.percentile(values, (25, 75)).tolist() if values else None
+            if len(runs) > 1:
                 notes.add(f"median of {len(runs)} draws; the interval is that of their quartiles")
+            else:
+                mos, groups = _opinions(dataset, runs[0][0])
+                draws = statistics.resamples(groups, len(mos))
+                for key, correlation in (("srcc", statistics.srcc), ("plcc", statistics.plcc)):
+                    row[f"{key}_interval"] = statistics.interval(np.array([correlation(runs[0][1][d], mos[d]) for d in draws]))
+            if record["failed"]:
+                notes.add(f"heads were fitted without those of the {record['failed']} images that failed")
             row["notes"] = sorted(notes)
-            yield row, _scatter(dataset, row, [name for name, _ in runs[0]], np.array([value for _, value in runs[0]]))
+            yield row, _scatter(dataset, row, *runs[0])
 
 
 def _row(dataset: dict, record: dict, **facts) -> dict:

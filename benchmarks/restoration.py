@@ -7,7 +7,8 @@ fine-tuned with L1 alone, with L1 and GRepQ, and with L1 and total variation, an
 download; each with three seeds, on the same crops. With the first seed, further weights of GRepQ show where it helps and where
 the network begins to please the metric instead of people. Photos for training and for the figures do not overlap.
 
-Every finished run is kept in --out, and a second call continues.
+Every finished run is kept in --out, and a second call with the same settings continues. Needs
+``pip install "grepq-metric[restoration]"``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import torch
 from pyiqa.losses.losses import WeightedTVLoss
 from tqdm import tqdm
 
+from benchmarks.metrics import open_metric
 from benchmarks.peers import PEERS
 from grepq_metric import GRepQLoss
 from grepq_metric.training.photos import PhotoList
@@ -98,12 +100,13 @@ def measure(network: Callable, clean: torch.Tensor, noisy: torch.Tensor) -> dict
     found = {name: float(METRICS[name](restored, clean).mean()) for name in ("psnr", "ssim", "fsim")}
     found["grepq-ll"] = float(METRICS["grepq-ll"](restored).mean())
     found["piqe"] = float(np.mean([METRICS["piqe"](x[None]).item() for x in restored]))
-    for name, score in PEERS.items():
-        found[name] = float(np.mean([score(x[None]) for x in restored]))
+    for name in PEERS:
+        found[name] = float(np.mean([METRICS[name].score(x[None], None, None) for x in restored]))
     return found
 
 
 METRICS = {name: pyiqa.create_metric(name, device="cpu") for name in ("psnr", "ssim", "fsim", "grepq-ll", "piqe")}
+METRICS |= {name: open_metric(name) for name in PEERS}  # says now, and not after the training, what is not installed
 ARROWS = {"psnr": "up", "ssim": "up", "fsim": "up", "grepq-ll": "up", "piqe": "down", **dict.fromkeys(PEERS, "down")}
 
 
@@ -112,6 +115,12 @@ def denoiser() -> torch.nn.Module:
     from deepinv.models import DnCNN
 
     return DnCNN(in_channels=3, out_channels=3, depth=8, bias=True, nf=32, pretrained=None, device="cpu")
+
+
+def _save(network: torch.nn.Module, path: Path) -> None:
+    part = path.with_suffix(".part")
+    torch.save(network.state_dict(), part)
+    part.replace(path)
 
 
 def picture(path: Path, columns: dict[str, torch.Tensor], rows: int = 3, side: int = 96) -> None:
@@ -141,11 +150,21 @@ def main() -> None:
     arguments = parser.parse_args()
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    photos = read(PhotoList([arguments.photos]), 256, 240 + HELD_OUT, seed=0)
+    listed = PhotoList([arguments.photos])
+    photos_id = listed.identity()["photos_sha256"]
+    photos = read(listed, 256, 240 + HELD_OUT, seed=0)
     held, photos = photos[:HELD_OUT], photos[HELD_OUT:]
     noisy = held + SIGMA * torch.randn(held.shape, generator=torch.Generator().manual_seed(99))
-    table = arguments.out / "restoration.jsonl"
-    rows = [json.loads(line) for line in table.open()] if table.exists() else []
+    settings = {"base_steps": arguments.base_steps, "steps": arguments.steps, "batch": arguments.batch}
+    settings |= {"photos": photos_id, "weights": GRepQLoss().model.weights_id}
+    table, rows = arguments.out / "restoration.jsonl", []
+    if table.exists():
+        whole = [line for line in table.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        table.write_text("".join(whole))  # without a line that was cut off
+        rows = [json.loads(line) for line in whole]
+    for row in rows:
+        if any(row[key] != value for key, value in settings.items()):
+            raise ValueError(f"{table} is of a run with other settings, expected {settings}: choose another --out")
     done = {(row["loss"], row["seed"]) for row in rows}
     restored = {"clean": held, "noisy": noisy}
     with table.open("a") as file:
@@ -159,7 +178,7 @@ def main() -> None:
                 network = train(
                     denoiser(), photos, torch.nn.functional.l1_loss, arguments.base_steps, arguments.batch, 1e-3, seed
                 )
-                torch.save(network.state_dict(), base)
+                _save(network, base)
             for name, loss in losses(seed == 0).items():
                 state = arguments.out / f"{name.replace(' ', '_')}_{seed}.pt"
                 tuned = denoiser()
@@ -169,8 +188,8 @@ def main() -> None:
                     torch.manual_seed(seed)
                     tuned = train(tuned, photos, loss, arguments.steps, arguments.batch, 2e-4, 100 + seed)
                     seconds = (time.monotonic() - began) / arguments.steps
-                    torch.save(tuned.state_dict(), state)
-                    row = {"loss": name, "seed": seed, "seconds_per_step": seconds, **measure(tuned.eval(), held, noisy)}
+                    _save(tuned, state)
+                    row = {"loss": name, "seed": seed, **settings, "seconds_per_step": seconds, **measure(tuned, held, noisy)}
                     rows.append(row)
                     file.write(json.dumps(row) + "\n")
                     file.flush()

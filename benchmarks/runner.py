@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import json
 import os
 import platform
@@ -76,7 +77,7 @@ def run(
     if metric.mode == "FR" and all(item.reference is None for item in dataset.items):
         raise ValueError(f"{metric.id} needs references, and {dataset.record.name} has none")
     per_image = "zero-shot" if protocol == "zero-shot" else "features"
-    done = folder / f"{protocol}.json"
+    done, problem = folder / f"{protocol}.json", None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if world.leads:
@@ -84,18 +85,28 @@ def run(
         again = retry_failed and _failed(folder / f"{per_image}.json")
         if again or not (folder / f"{per_image}.json").exists():
             _per_image(dataset, metric, folder, per_image, world, again)
-        if world.leads and protocol != "zero-shot" and (again or not done.exists()):
-            _fitted(dataset, metric, folder, protocol, draws, seed)
+        if world.leads and protocol != "zero-shot":
+            made_of = {
+                "draws": draws if protocol == "few-labels" else None,
+                "seed": seed,
+                "features_sha256": hashlib.sha256((folder / "features.csv").read_bytes()).hexdigest(),
+            }
+            if not done.exists() or not made_of.items() <= json.loads(done.read_text()).items():
+                _fitted(dataset, metric, folder, protocol, made_of)
+    except ValueError as error:  # raised after the barrier: the other processes must not wait for this one
+        problem = error
     except OSError as error:
         raise OSError(f"cannot write to {folder}: {error}; what is there is kept, and the same command continues") from error
     world.barrier()  # or another process might look for files that are being written
+    if problem:
+        raise problem
     return done if world.leads else None
 
 
 def read_rows(folder: Path, name: str) -> dict[str, dict]:
     """Rows of ``name.csv`` and of parts of a run that was stopped, by image; a line that was cut off is dropped."""
     rows: dict[str, dict] = {}
-    for path in (folder / f"{name}.csv", *sorted(folder.glob(f"{name}.*.part.csv"))):
+    for path in (folder / f"{name}.csv", *sorted(folder.glob(f"{name}.*.part.csv"), key=lambda p: p.name.split(".")[2])):
         if path.exists():
             text = path.read_text(encoding="utf-8")
             whole = text[: text.rfind("\n") + 1].splitlines()
@@ -145,10 +156,10 @@ def _per_image(dataset: Dataset, metric: Metric, folder: Path, name: str, world:
     rows = read_rows(folder, name)
     ordered = [rows[item.name] for item in dataset.items]
     _write_csv(folder / f"{name}.csv", COLUMNS, ordered)
-    seconds = [float(row["seconds"]) for row in ordered if not row["error"]]
+    seconds = [float(row["seconds"]) for row in ordered if row["seconds"] and not row["error"]]
     facts = {
         "seconds_per_image": float(np.median(seconds)) if seconds else None,
-        "peak_memory_mib": memory.peak() if mine else None,
+        "peak_memory_mib": memory.peak() if mine and metric.reads_images else None,
         "failed": sum(bool(row["error"]) for row in ordered),
     }
     _write_record(dataset, metric, folder, name, world, facts)
@@ -174,7 +185,8 @@ def _measure(dataset: Dataset, metric: Metric, i: int, features: bool) -> dict:
         else:
             value = metric.score(image, reference, item)
             finite, text = np.isfinite(value), repr(value)
-        row["seconds"] = f"{time.perf_counter() - began:.6f}"
+        if metric.reads_images:
+            row["seconds"] = f"{time.perf_counter() - began:.6f}"
         if not finite:
             raise ValueError(f"the value is {value}, expected a finite one")
         row["value"] = text
@@ -183,7 +195,7 @@ def _measure(dataset: Dataset, metric: Metric, i: int, features: bool) -> dict:
     return row
 
 
-def _fitted(dataset: Dataset, metric: Metric, folder: Path, protocol: str, draws: int, seed: int) -> None:
+def _fitted(dataset: Dataset, metric: Metric, folder: Path, protocol: str, made_of: dict) -> None:
     """Predictions of heads fitted to labels, for test images."""
     features = read_rows(folder, "features")
     usable = np.array([not features[item.name]["error"] for item in dataset.items])
@@ -194,7 +206,7 @@ def _fitted(dataset: Dataset, metric: Metric, folder: Path, protocol: str, draws
     official = any(item.split == "test" for item in dataset.items)
     rows, mos, summary = [], dataset.mos, {}
     budgets = BUDGETS if protocol == "few-labels" else ("all",)
-    count = draws if protocol == "few-labels" else 1 if official else 10
+    seed, count = made_of["seed"], made_of["draws"] or (1 if official else 10)
     for budget in budgets:
         values = []
         for draw, (train, test) in enumerate(splits(dataset, count, seed)):
@@ -204,7 +216,7 @@ def _fitted(dataset: Dataset, metric: Metric, folder: Path, protocol: str, draws
                     break
                 chosen = np.random.default_rng([seed, budget, draw]).choice(train, budget, replace=False)
             chosen, tested = chosen[usable[chosen]], test[usable[test]]
-            predicted = GRepQRegressor().fit(x[chosen], mos[chosen]).predict(x[tested])
+            predicted = GRepQRegressor(None).fit(x[chosen], mos[chosen]).predict(x[tested])
             values.append(scipy.stats.spearmanr(predicted, mos[tested]).statistic)
             names = (dataset.items[i].name for i in tested)
             rows += [
@@ -217,7 +229,7 @@ def _fitted(dataset: Dataset, metric: Metric, folder: Path, protocol: str, draws
         raise ValueError(f"{dataset.record.name} has too few images for {budgets[0]} labels and a test part")
     _write_csv(folder / f"{protocol}.csv", ("labels", "draw", "image", "value"), rows)
     split = "official" if official else "random, 80 % and 20 %, no content in both"
-    facts = {"split": split, "draws": count, "seed": seed, "median_srcc": summary, "failed": int((~usable).sum())}
+    facts = {"split": split, **made_of, "median_srcc": summary, "failed": int((~usable).sum())}
     _write_record(dataset, metric, folder, protocol, None, facts)
 
 

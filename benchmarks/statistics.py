@@ -13,6 +13,8 @@ import scipy.special
 import scipy.stats
 
 RESAMPLES = 1000
+FEWEST_CONTENTS = 5
+"""With fewer contents, resampling them says nothing."""
 
 
 def _logistic4(x, top, bottom, middle, width):
@@ -125,12 +127,19 @@ def agreement(scores: np.ndarray, mos: np.ndarray) -> tuple[dict[str, float | No
 
 
 def resamples(groups: Sequence[str] | None, count: int, seed: int = 0) -> list[np.ndarray]:
-    """Bootstrap samples of image positions; images of one group (a reference content) come and go together."""
+    """Bootstrap samples of image positions; images of one group (a reference content) come and go together.
+
+    Empty where there are fewer than `FEWEST_CONTENTS` groups, or images.
+    """
     rng = np.random.default_rng(seed)
     if groups is None:
+        if count < FEWEST_CONTENTS:
+            return []
         return list(rng.integers(count, size=(RESAMPLES, count)))
     _, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     members = [np.flatnonzero(index == g) for g in range(index.max() + 1)]
+    if len(members) < FEWEST_CONTENTS:
+        return []
     return [np.concatenate([members[g] for g in draw]) for draw in rng.integers(len(members), size=(RESAMPLES, len(members)))]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from grepq_metric.model import GRepQ
@@ -35,4 +36,5 @@ def grepq(x: Tensor, data_range: float = 1.0, reduction: str = "none", weights: 
 
 @lru_cache(maxsize=4)
 def _model(weights: str, device: str) -> GRepQ:
-    return GRepQ.from_pretrained(weights).requires_grad_(False).to(device)
+    with torch.inference_mode(False):  # tensors of a first call in inference mode could carry no gradients later
+        return GRepQ.from_pretrained(weights).requires_grad_(False).to(device)

@@ -125,10 +125,12 @@ class LowLevelPathway(nn.Module):
     def _distance(self, means: Tensor, cov: Tensor) -> Tensor:
         """Distances of means ``(..., M, 128)`` that share a covariance ``(..., 128, 128)``, both float64 -> ``(..., M)``."""
         ridge = self.ridge * torch.eye(FEATURES, dtype=means.dtype, device=means.device)
-        factor = torch.linalg.cholesky((self.pristine_cov + cov) / 2 + ridge)
+        # Features that overflowed, as in float16 they may, give NaN and no error: a gradient scaler skips such a step.
+        factor, failed = torch.linalg.cholesky_ex((self.pristine_cov + cov) / 2 + ridge)
         whitened = torch.linalg.solve_triangular(factor, (self.pristine_mean - means).mT, upper=False)
         # The clamp keeps the square root's gradient finite where an image equals the pristine mean.
-        return whitened.square().sum(-2).clamp_min(1e-24).sqrt()
+        distance = whitened.square().sum(-2).clamp_min(1e-24).sqrt()
+        return torch.where(failed.unsqueeze(-1) == 0, distance, torch.nan)
 
     def quality(self, distance: Tensor) -> Tensor:
         """Q_L of a distance: 1 - sigmoid(d / 100), in (0, 0.5], higher is better."""

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
     """Predicts mean opinion scores (MOS) by ridge regression on frozen, standardised features; a scikit-learn estimator.
 
     Args:
-        model: whose features; or what `GRepQ.from_pretrained` takes.
+        model: whose features; or what `GRepQ.from_pretrained` takes; None for other features, which can't be saved.
         alpha: ridge penalty, or ``"cv"``: the one of `ALPHAS` with the least leave-one-out error, in closed form.
         features: ``image`` or ``patches``, see `GRepQ.features`.
         cache: folder where the features of photo files are kept, see `photo_features`.
@@ -62,7 +63,7 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: GRepQ | str | Path = "grepq-ll",
+        model: GRepQ | str | Path | None = "grepq-ll",
         alpha: float | str = "cv",
         features: str = "image",
         cache: str | Path | None = None,
@@ -86,7 +87,7 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
         """
         if self.features not in FEATURE_KINDS:
             raise ValueError(f"features must be one of {', '.join(FEATURE_KINDS)}, got {self.features!r}")
-        if self.alpha != "cv" and not (isinstance(self.alpha, (int, float)) and self.alpha > 0):
+        if self.alpha != "cv" and not (isinstance(self.alpha, Real) and 0 < self.alpha < np.inf):
             raise ValueError(f'alpha must be "cv" or a positive number, got {self.alpha!r}')
         y = _column(y, "MOS")
         if len(X) != len(y):
@@ -99,14 +100,13 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
         if len(w) != len(y) or w.min() <= 0:
             raise ValueError(f"expected a positive weight for each of {len(y)} labels, got {len(w)}, the least {w.min():g}")
         x = self._matrix(X)
-
         scaler, ridge = _ridge(x, y, w, self.alpha)
         self.alpha_ = float(ridge.alpha_ if self.alpha == "cv" else self.alpha)
         self.coef_, self.intercept_ = ridge.coef_, float(ridge.intercept_)
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
         self.n_features_in_, self.n_labels_ = x.shape[1], len(y)
         self.label_range_ = (float(y.min()), float(y.max()))
-        self.weights_id_ = self._loaded.weights_id
+        self.weights_id_ = None if self.model is None else self._loaded.weights_id
         self.fitted_ = datetime.now(timezone.utc).date().isoformat()
         self._leave_out(scaler.transform(x), y, w / w.mean())
         return self
@@ -129,7 +129,7 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         if interval is not None and not 0 < interval < 1:
             raise ValueError(f"interval must be in (0, 1), got {interval}")
-        z = (self._matrix(X) - self.mean_) / self.scale_
+        z = (self._matrix(X, self.n_features_in_) - self.mean_) / self.scale_
         predicted = z @ self.coef_ + self.intercept_
         if interval is None:
             return predicted
@@ -164,9 +164,12 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
         """Write the head, one safetensors file; an existing one is replaced at once.
 
         Raises:
+            ValueError: it has no model.
             OSError: it can't be written.
         """
         check_is_fitted(self)
+        if self.weights_id_ is None:
+            raise ValueError("a head of no model can't be saved: it would fit the features of any")
         values = {"coef": self.coef_, "mean": self.mean_, "scale": self.scale_, "residuals": self.residuals_}
         values |= {"intercept": np.array([self.intercept_]), "left_out": self.left_out_}
         facts = {"format": FORMAT, "weights_id": self.weights_id_, "features": self.features, "labels": self.n_labels_}
@@ -219,15 +222,16 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
 
     @property
     def _loaded(self) -> GRepQ:
+        if self.model is None:
+            raise ValueError("without a model, expected features (N, C)")
         if isinstance(self.model, GRepQ):
             return self.model
         if getattr(self, "_opened", (None,))[0] != self.model:
             self._opened = self.model, GRepQ.from_pretrained(self.model)
         return self._opened[1]
 
-    def _matrix(self, X) -> np.ndarray:  # noqa: N803
+    def _matrix(self, X, expected: int | None = None) -> np.ndarray:  # noqa: N803
         """Features ``(N, C)`` float64 of what `fit` and `predict` take."""
-        expected = getattr(self, "n_features_in_", None)
         if isinstance(X, (np.ndarray, Tensor)) and X.ndim == 2:
             x = np.asarray(X.detach().cpu() if isinstance(X, Tensor) else X, np.float64)
         elif isinstance(X, Tensor) and X.ndim == 4:
@@ -355,16 +359,3 @@ def _agreement(predicted: np.ndarray, y: np.ndarray) -> tuple[float, float, floa
         return np.nan, np.nan, float(np.sqrt(((predicted - y) ** 2).mean()))
     srcc, plcc = scipy.stats.spearmanr(predicted, y).statistic, scipy.stats.pearsonr(predicted, y).statistic
     return float(srcc), float(plcc), float(np.sqrt(((predicted - y) ** 2).mean()))
-
-
-def _column(values: Sequence[float], what: str) -> np.ndarray:
-    try:
-        column = np.asarray(values, np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"expected numbers as {what}, got {values!r}"[:200]) from error
-    if column.ndim != 1:
-        raise ValueError(f"expected one {what} for each image, got an array {column.shape}")
-    if not np.isfinite(column).all():
-        first = int(np.flatnonzero(~np.isfinite(column))[0])
-        raise ValueError(f"expected finite {what} values, got {column[first]} at position {first}")
-    return column

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import synthetic
+from benchmarks import few_labels, synthetic
 from benchmarks.training_gain import near_duplicates, score_all
 from grepq_metric.training.photos import PhotoList
 
@@ -84,3 +84,20 @@ def test_the_small_clip_of_the_benchmark_has_the_towers_of_openais(monkeypatch):
     pathway = high_level_pathway(high_level_tensors(train_clip(Photos(), 1, 8, 0), "the small CLIP"))
     assert pathway.image_tower == TOWER
     assert pathway.text_features.shape == (2, TOWER["output_dim"])
+
+
+def test_brisques_statistics_are_those_of_a_natural_photo(photos):
+    clean = few_labels.brisque_features(photos["coffee"])
+    assert clean.shape == (36,)
+    assert clean.isfinite().all()
+    # The shape of the normalised luma's distribution: noise makes it Gaussian (2), blur peaked.
+    noise = torch.randn(photos["coffee"].shape, generator=torch.Generator().manual_seed(0))
+    assert few_labels.brisque_features((photos["coffee"] + 0.3 * noise).clamp(0, 1))[0] > clean[0] + 0.2
+
+
+def test_labels_are_drawn_from_one_half_and_tested_on_the_other():
+    pool, test = few_labels.halves(101, seed=3)
+    assert sorted([*pool, *test]) == list(range(101))
+    rng = np.random.default_rng(0)
+    x = np.concatenate([rng.normal(centre, 0.1, size=(30, 2)) for centre in ((0, 0), (0, 9), (9, 0), (9, 9))])
+    assert sorted(i // 30 for i in few_labels.nearest_to_centres(x, 4)) == [0, 1, 2, 3]

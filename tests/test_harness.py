@@ -161,6 +161,8 @@ def test_holm_and_letters():
         (["image", "mos"], [], "holds no images"),
         (["image", "mos"], [["a.png", 1], ["b.png", 2]], r"partial copy: 2 of 2 images are missing, for example a\.png"),
         (["image", "mos", "split", "group"], [["a", 1, "test", "g"], ["b", 1, "train", "g"]], "content g is both in the test"),
+        (["image", "mos", "split"], [["a", 1, "training"]], "line 2: expected train, val, test or nothing as split"),
+        (["mos", "image"], [[1]], "line 2: no image in the column 'image'"),
     ],
 )
 def test_bad_datasets_are_refused(tmp_path, header, rows, message):
@@ -194,6 +196,35 @@ def test_a_dataset_id_changes_with_content(rated, tmp_path):
     partial = datasets.open_dataset(str(copy), tmp_path, allow_partial=True)
     assert partial.absent == ["3_1.png"]
     assert len(partial.items) == 79
+
+
+def test_the_direction_of_scores_is_part_of_an_id(rated, tmp_path):
+    plain, turned = (datasets.open_dataset(f"{rated}{option}", tmp_path) for option in ("", ":lower_better=TRUE"))
+    assert plain.id != turned.id
+    assert (turned.mos == -plain.mos).all()
+    path = write_csv(tmp_path / "theirs.csv", ["image", "score"], [["a", 1]])
+    assert metrics.open_metric(str(path)).id != metrics.open_metric(f"{path}:lower_better=true").id
+    for spec, message in (
+        (f"{rated}:lower_better=no", "lower_better of a CSV file must be like False, got 'no'"),
+        (f"{rated}:low=abc", "low of a CSV file must be like -inf, got 'abc'"),
+        (f"{rated}:high=1,speed=2", "unknown option 'speed' of a CSV file"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            datasets.open_dataset(spec, tmp_path)
+    with pytest.raises(ValueError, match="unknown option 'path' of a file of scores"):
+        metrics.open_metric(f"{path}:path=x")
+    write_csv(path, ["image", "score"], [["a", 1], ["a", 2]])
+    with pytest.raises(ValueError, match="names a twice"):
+        metrics.open_metric(str(path))
+
+
+def test_an_undistorted_image_belongs_to_its_content(rated, tmp_path):
+    rows = [[str(rated / f"original_{c}.png"), 5, ""] for c in range(20)]
+    rows += [[str(rated / f"{c}_2.png"), 2, str(rated / f"original_{c}.png")] for c in range(20)]
+    dataset = datasets.open_dataset(str(write_csv(tmp_path / "labels.csv", ["image", "mos", "reference"], rows)), tmp_path)
+    assert len(set(dataset.groups)) == 20
+    for train, test in runner.splits(dataset, 5, 0):
+        assert not {dataset.groups[i] for i in train} & {dataset.groups[i] for i in test}
 
 
 def test_folders_as_their_authors_ship_them(tmp_path, monkeypatch):
@@ -380,6 +411,48 @@ def test_heads_are_fitted_to_the_same_draws_and_contents_are_not_shared(rated, t
     assert {(row["protocol"], row["labels"]) for row in rows} == {("few-labels", 50), ("full", "all")}
     assert all(row["srcc"] > 0.5 for row in rows)
     assert "median of 3 draws; the interval is that of their quartiles" in rows[0]["notes"]
+
+
+def test_heads_are_fitted_anew_when_what_they_are_made_of_changes(rated, tmp_path):
+    dataset, failing = datasets.open_dataset(str(rated), tmp_path), {"3_0.png", "4_1.png"}
+
+    def features(image):
+        value = torch.cat([image.mean((0, 2, 3)), image.std((0, 2, 3))]).numpy()
+        if failing and float(value[3]) in broken:
+            raise RuntimeError("out of luck")
+        return value
+
+    load = dataset.record.load
+    broken = {float(load(rated / name)[None].std((0, 2, 3))[0]) for name in failing}
+    made = metric_of(None, "mean-0001", features=features, provenance={})
+    for protocol in ("few-labels", "full"):
+        runner.run(dataset, made, protocol, tmp_path, World(), draws=2)
+    other = metric_of(None, "whole-0001", features=lambda image: image.mean((0, 2, 3)).numpy(), provenance={})
+    runner.run(dataset, other, "full", tmp_path, World())
+    rows = [row for row in report.collect(tmp_path)["rows"] if row["protocol"] == "full"]
+    assert len({row["images"] for row in rows}) == 1
+    failing.clear()
+    for protocol in ("few-labels", "full"):
+        path = runner.run(dataset, made, protocol, tmp_path, World(), draws=3, retry_failed=True)
+        assert json.loads(path.read_text())["failed"] == 0
+    assert json.loads((path.parent / "few-labels.json").read_text())["draws"] == 3
+
+
+def test_too_few_contents_have_no_interval_and_no_test(rated, tmp_path):
+    rows = [[str(rated / f"{c}_{level}.png"), 4 - level, f"content {c}"] for c in range(3) for level in range(4)]
+    dataset = datasets.open_dataset(str(write_csv(tmp_path / "labels.csv", ["image", "mos", "group"], rows)), tmp_path)
+
+    def level(image, reference, item):
+        return -float(item.name[-5])
+
+    for name, sign in (("a-0001", 1), ("b-0001", -1)):
+        made = metric_of(lambda i, r, item, s=sign: s * level(i, r, item), name)
+        runner.run(dataset, made, "zero-shot", tmp_path, World())
+    for row in report.collect(tmp_path)["rows"]:
+        assert row["srcc_interval"] is None
+        assert row["group"] is None
+        assert row["seconds"] is None
+        assert "fewer than 5 contents: no interval and no test" in row["notes"]
 
 
 def test_scores_from_elsewhere_and_references(rated, tmp_path, capsys):

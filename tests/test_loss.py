@@ -141,6 +141,20 @@ def test_mixed_precision(loss, photos):
     assert all(p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in network.parameters())
 
 
+def test_what_overflowed_gives_nan_and_no_error(loss):
+    x = torch.full((1, 3, 96, 96), torch.inf, requires_grad=True)
+    assert loss(x).isnan()
+
+
+def test_the_function_keeps_gradients_after_a_first_call_without(photos):
+    from grepq_metric import functional
+
+    functional._model.cache_clear()
+    with torch.inference_mode():
+        grepq(photos["stereo"])
+    assert gradient(lambda v: grepq(v, reduction="sum"), photos["stereo"]).abs().max() > 0
+
+
 def test_a_few_steps_lower_it(loss, photos):
     x = photos["stereo"] + 0.15 * torch.randn(photos["stereo"].shape, generator=torch.Generator().manual_seed(0))
     x = x.requires_grad_()

@@ -163,6 +163,17 @@ def test_features_of_patches_are_mean_and_deviation(model, photos):
         GRepQ(pathways=["high"]).features(x, "patches")
 
 
+def test_it_can_be_fitted_again_and_to_other_features(data):
+    x, y = data
+    regressor = GRepQRegressor(None).fit(x, y)
+    assert regressor.fit(x[:, :20], y).n_features_in_ == 20
+    with pytest.raises(ValueError, match="a head of no model can't be saved"):
+        regressor.save("head.safetensors")
+    with pytest.raises(ValueError, match=r"without a model, expected features \(N, C\)"):
+        regressor.predict(["photo.jpg"])
+    assert GRepQRegressor(None, alpha=np.int64(10)).fit(x, y).alpha_ == 10
+
+
 def test_it_is_an_estimator_of_scikit_learn(data):
     regressor = GRepQRegressor("grepq-ll", alpha=3)
     copy = clone(regressor)
@@ -317,6 +328,8 @@ def test_suggestions_are_a_list_to_fill_in(photo_folder, tmp_path):
     assert len({row["image"] for row in rows}) == 3
     assert all(row["mos"] == "" for row in rows)
     assert result.stdout == ""
+    again = grepq("fit", "--suggest", 3, photo_folder, "-o", tmp_path / "rate.csv", status=2).stderr
+    assert "may hold ratings: choose another --output" in again
     error = grepq("fit", tmp_path / "rate.csv", "-o", tmp_path / "head.safetensors", status=2).stderr
     assert "line 2: expected a finite number in column 'mos', got ''" in error
 
@@ -327,6 +340,7 @@ def test_suggestions_are_a_list_to_fill_in(photo_folder, tmp_path):
         (b"image,score\na.png,1\n", [], "has no column 'mos', it has"),
         (b"image,mos\na.png,good\n", [], "line 2: expected a finite number in column 'mos', got 'good'"),
         (b"image,mos\na.png,nan\n", [], "line 2: expected a finite number"),
+        (b"image,mos\na.png,1\nb.png,1\na.png,2\n", [], "names a.png in lines 2 and 4, expected one MOS a photo"),
         (b"image,mos\n,1\n", [], "line 2: no photo in column 'image'"),
         (b"\xff\xfe\x00", [], "is no CSV file in UTF-8"),
         (b"image,mos\n", [], "labels.csv has no rows"),

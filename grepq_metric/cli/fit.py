@@ -39,12 +39,11 @@ def fit(
     Prints how well it predicts photos that it was not fitted to, by cross-validation. `grepq score --head` uses it. Photos
     that can't be read are named and left out, and the exit status is then 1.
     """
-    from grepq_metric.cli.score import load_model
-    from grepq_metric.features import default_cache
-
     for option, path in (("--plot", plot), ("--output", output)):
         if path is not None and not path.resolve().parent.is_dir():
             raise FileNotFoundError(f"no such folder for {option}: {path.parent}")
+    if suggest is not None and output is not None and output.exists():
+        raise FileExistsError(f"{output} exists, and may hold ratings: choose another --output")
     if suggest is None and output is None:
         raise ValueError("--output is missing: where is the head to be written?")
     if suggest is None and len(paths) != 1:
@@ -52,6 +51,9 @@ def fit(
     if plot is not None:
         _need_matplotlib()
     rows = None if suggest is not None else _read_labels(paths[0], root, image_column, mos_column, weight_column)
+    from grepq_metric.cli.score import load_model
+    from grepq_metric.features import default_cache
+
     model = load_model(metric, weights, device)
     typer.echo(f"{model.weights_id} on {next(model.parameters()).device}", err=True)
     cache = None if no_cache else cache or default_cache()
@@ -78,7 +80,7 @@ def _fit(
     try:
         found = held_out(regressor, x, mos, weights)
     except ValueError as error:
-        typer.secho(f"not cross-validated: {error}", fg="yellow", err=True)
+        typer.secho(f"not cross-validated{' and not drawn' * (plot is not None)}: {error}", fg="yellow", err=True)
         return len(rows) - len(usable)
     typer.echo(f"Held out ({found.folds} folds, {found.repeats} partitions; 95 % interval over photos):")
     for name, (value, low, high) in found.table.items():
@@ -98,12 +100,13 @@ def _suggest(model, paths: list[Path], count: int, features: str, cache: Path | 
     x, usable = _features(model, photos, features, cache)
     if count > len(usable):
         raise ValueError(f"--suggest {count} photos of {len(usable)} that can be read")
-    stream = output.open("w", newline="", encoding="utf-8") if output else sys.stdout
+    chosen = suggest(x, count)
+    stream = output.open("x", newline="", encoding="utf-8") if output else sys.stdout
     try:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(["image", "mos"])
         # Absolute: a CSV's relative paths start at its own folder, and where standard output goes is not known here.
-        writer.writerows([photos[usable[i]].resolve(), ""] for i in suggest(x, count))
+        writer.writerows([photos[usable[i]].resolve(), ""] for i in chosen)
     finally:
         if output:
             stream.close()
@@ -132,7 +135,7 @@ def _read_labels(
     root = path.parent if root is None else root
     if not root.is_dir():
         raise FileNotFoundError(f"no such folder for --root: {root}")
-    rows = []
+    rows, lines = [], {}
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.DictReader(stream)
@@ -143,6 +146,10 @@ def _read_labels(
                 numbers = [_number(row[c], path, reader.line_num, c) if c else 1.0 for c in (mos_column, weight_column)]
                 if not row[image_column]:
                     raise ValueError(f"{path}, line {reader.line_num}: no photo in column {image_column!r}")
+                if row[image_column] in lines:
+                    first, here = lines[row[image_column]], reader.line_num
+                    raise ValueError(f"{path} names {row[image_column]} in lines {first} and {here}, expected one MOS a photo")
+                lines[row[image_column]] = reader.line_num
                 rows.append((root / row[image_column], *numbers))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV file in UTF-8: {error}") from error

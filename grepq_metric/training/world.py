@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -34,14 +35,17 @@ class World:
         return self.rank == 0
 
     @contextmanager
-    def joined(self) -> Iterator[World]:
-        """Hold the process group, NCCL on CUDA and Gloo elsewhere, for the time of a run."""
+    def joined(self, timeout: timedelta | None = None) -> Iterator[World]:
+        """Hold the process group, NCCL on CUDA and Gloo elsewhere, for the time of a run.
+
+        `timeout` is how long processes wait for each other, torch's default if it is None.
+        """
         if self.size == 1 or dist.is_initialized():
             yield self
             return
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timeout)
         try:
             yield self
         finally:
