@@ -25,7 +25,6 @@ import torch
 from pyiqa.archs.brisque_arch import natural_scene_statistics
 from pyiqa.matlab_utils import imresize
 from pyiqa.utils.color_util import to_y_channel
-from sklearn.cluster import KMeans
 from tqdm import tqdm
 
 from grepq_metric import GRepQ, GRepQRegressor, read_image
@@ -103,16 +102,21 @@ def from_few_labels(features: dict[str, np.ndarray], mos: np.ndarray) -> tuple[l
     return rows, lines
 
 
-def nearest_to_centres(x: np.ndarray, count: int) -> list[int]:
-    """Positions of the photos nearest to the centres of `count` clusters."""
+def farthest_points(x: np.ndarray, count: int) -> list[int]:
+    """Positions of the photo nearest to the mean and, one after the other, of that farthest from all chosen ones."""
     z = (x - x.mean(0)) / np.maximum(x.std(0), 1e-9)
-    distance = KMeans(count, n_init=1, random_state=0).fit(z).transform(z)
-    return sorted(set(distance.argmin(0).tolist()))
+    chosen = [int((z**2).sum(1).argmin())]
+    nearest = ((z - z[chosen[0]]) ** 2).sum(1)
+    while len(chosen) < count:
+        nearest[chosen] = -1
+        chosen.append(int(nearest.argmax()))
+        nearest = np.minimum(nearest, ((z - z[chosen[-1]]) ** 2).sum(1))
+    return chosen
 
 
 def which_to_rate(x: np.ndarray, mos: np.ndarray) -> list[str]:
     """SRCC of heads fitted to suggested against randomly chosen photos, over 20 random halves."""
-    ways: dict[str, Callable] = {"farthest points": suggest, "nearest to cluster centres": nearest_to_centres}
+    ways: dict[str, Callable] = {"nearest to cluster centres": suggest, "farthest points": farthest_points}
     lines = ["| labels | random | " + " | ".join(f"{way} (difference, halves where it is better)" for way in ways) + " |"]
     lines.append("|---" * (2 + len(ways)) + "|")
     for budget in (25, *BUDGETS):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from urllib.parse import quote
 
@@ -100,7 +100,7 @@ def collect(results: Path, failures: str = "all") -> dict:
             rows.append(row)
             scatter += [points] if points else []
     order = {protocol: i for i, protocol in enumerate(PROTOCOLS)}
-    rows.sort(key=lambda r: (r["dataset"], order[r["protocol"]], str(r["labels"]), r["split"], -(r["srcc"] or -2)))
+    rows.sort(key=lambda r: (r["dataset"], order[r["protocol"]], _budget(r["labels"]), r["split"], -(r["srcc"] or -2)))
     titles = {dataset["title"]: dataset["name"] for dataset in datasets.values()}
     created = max(record["date"] for found in records.values() for _, record in found)
     return {
@@ -112,11 +112,19 @@ def collect(results: Path, failures: str = "all") -> dict:
     }
 
 
+def _budget(labels: int | str) -> float:
+    return np.inf if labels == "all" else labels
+
+
 def _read_dataset(folder: Path) -> dict:
     try:
         dataset = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
         with (folder / "dataset.csv").open(newline="", encoding="utf-8") as stream:
             dataset["items"] = {row["image"]: row | {"path": folder / row["path"]} for row in csv.DictReader(stream)}
+        mos = [float(row["mos"]) for row in dataset["items"].values()]
+        # Where nothing is known of the scale, what was given.
+        low, high = dataset["mos_range"]
+        dataset["mos_range"] = [min(mos) if low is None else low, max(mos) if high is None else high]
     except (OSError, json.JSONDecodeError) as error:
         raise ValueError(f"{folder} lacks what the dataset is: {error}; run once more") from error
     return dataset
@@ -181,14 +189,14 @@ def _fitted(dataset: dict, protocol: str, found: list, failures: str):
     for _, record in found:
         mine = predictions[record["metric"]]
         for labels in dict.fromkeys(labels for labels, _ in mine):
-            runs, figures, notes = [], [], set()
+            runs, figures, notes, failed = [], [], set(), Counter()
             for key in sorted(key for key in mine if key[0] == labels):
                 others = [theirs[key] for theirs in predictions.values() if key in theirs] if failures == "all" else []
                 names = [name for name in mine[key] if all(name in other for other in others)]
                 runs.append((names, np.array([mine[key][name] for name in names])))
                 values, problems = statistics.agreement(runs[-1][1], _opinions(dataset, names)[0])
                 figures.append(values)
-                notes |= set(problems)
+                failed.update(problems)
             split = "test" if record["split"] == "official" else "random"
             row = _row(
                 dataset, record, split=split, labels=int(labels) if labels.isdigit() else labels, images=len(runs[0][0])
@@ -205,6 +213,7 @@ def _fitted(dataset: dict, protocol: str, found: list, failures: str):
                 draws = statistics.resamples(groups, len(mos))
                 for key, correlation in (("srcc", statistics.srcc), ("plcc", statistics.plcc)):
                     row[f"{key}_interval"] = statistics.interval(np.array([correlation(runs[0][1][d], mos[d]) for d in draws]))
+            notes |= {f"{problem}, in {count} of {len(runs)} draws" for problem, count in failed.items()}
             if record["failed"]:
                 notes.add(f"heads were fitted without those of the {record['failed']} images that failed")
             row["notes"] = sorted(notes)

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from sklearn.base import BaseEstimator, RegressorMixin
+from sklearn.cluster import KMeans
 from sklearn.linear_model import Ridge, RidgeCV
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
@@ -332,17 +333,18 @@ def held_out(
 
 
 def suggest(x: np.ndarray, count: int) -> list[int]:
-    """Positions of `count` photos to have rated first: farthest-point sampling of standardised features ``(N, C)``.
+    """Positions of `count` photos to have rated first: those nearest to the centres of as many clusters of features.
 
-    The first is the one nearest to the mean; each further one is the one whose nearest chosen photo is farthest away.
+    `x` is ``(N, C)``, N at least `count`. Few labels should be of typical photos: on BIQ2021 this beat random choice for up to
+    50 labels, and farthest-point sampling did not (``python -m benchmarks.few_labels``).
     """
     z = StandardScaler().fit_transform(x)
-    chosen = [int((z**2).sum(1).argmin())]
-    nearest = ((z - z[chosen[0]]) ** 2).sum(1)
-    while len(chosen) < count:
-        nearest[chosen] = -1
-        chosen.append(int(nearest.argmax()))
-        nearest = np.minimum(nearest, ((z - z[chosen[-1]]) ** 2).sum(1))
+    distance = KMeans(count, n_init=1, random_state=0).fit(z).transform(z)
+    chosen = []
+    for centre in distance.T:
+        centre = centre.copy()
+        centre[chosen] = np.inf  # two centres may share their nearest photo
+        chosen.append(int(centre.argmin()))
     return chosen
 
 

@@ -100,4 +100,4 @@ def test_labels_are_drawn_from_one_half_and_tested_on_the_other():
     assert sorted([*pool, *test]) == list(range(101))
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(centre, 0.1, size=(30, 2)) for centre in ((0, 0), (0, 9), (9, 0), (9, 9))])
-    assert sorted(i // 30 for i in few_labels.nearest_to_centres(x, 4)) == [0, 1, 2, 3]
+    assert sorted(i // 30 for i in few_labels.farthest_points(x, 4)) == [0, 1, 2, 3]

@@ -285,7 +285,7 @@ def test_held_out_estimates_are_of_photos_that_were_not_fitted(packaged):
     assert found.predicted.shape == (120,)
 
 
-def test_suggested_photos_lie_far_apart():
+def test_suggested_photos_are_typical_of_different_clusters():
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(centre, 0.1, size=(30, 2)) for centre in ((0, 0), (0, 9), (9, 0), (9, 9))])
     assert sorted(i // 30 for i in suggest(x, 4)) == [0, 1, 2, 3]
