@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from grepq_metric.images import read_image
 
@@ -280,11 +280,14 @@ def _pyiqa(name: str, root: Path) -> list[Item]:
     """Items of a dataset of pyiqa, which downloads it where it is not below `root`."""
     from pyiqa import load_dataset
 
+    tolerant = ImageFile.LOAD_TRUNCATED_IMAGES
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             dataset = load_dataset(name, str(root), dataset_opts={"split_index": None})
     except Exception as error:  # the Hub's client and pyiqa raise what they like
         raise FileNotFoundError(f"pyiqa cannot load {name} from {root}: {error}") from error
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = tolerant  # pyiqa's datasets have Pillow take half a file for a whole one
     target = Path(dataset.opt["dataroot_target"])
     # Rows of the table that pyiqa passes over come first.
     table = dataset.meta_info.iloc[len(dataset.meta_info) - len(dataset.paths_mos) :]

@@ -141,7 +141,7 @@ def _per_image(dataset: Dataset, metric: Metric, folder: Path, name: str, world:
     rows = {image: row for image, row in read_rows(folder, name).items() if not (again and row["error"])}
     mine = [i for i, item in enumerate(dataset.items) if i % world.size == world.rank and item.name not in rows]
     part = folder / f"{name}.{world.rank}-of-{world.size}.{time.time_ns()}.part.csv"  # a new one for each run
-    memory = _Memory()
+    memory = PeakMemory()
     if mine:
         with part.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
@@ -297,7 +297,7 @@ def _write_csv(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
     os.replace(part, path)
 
 
-class _Memory:
+class PeakMemory:
     """Peak memory of this process from now on, in MiB; on Linux its mark can be set back, elsewhere it is of the whole run."""
 
     def __init__(self) -> None:

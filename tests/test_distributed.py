@@ -55,6 +55,7 @@ def run(command, script, arguments):
         [*command, str(script), *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=300
     )
     assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
 
 
 @pytest.mark.parametrize(
@@ -81,3 +82,48 @@ def test_two_processes_take_the_steps_of_one(contents, tmp_path, kind, launcher)
     part = "encoder" if kind == "low" else "visual"
     for key, value in states[0][part].items():
         assert torch.allclose(value.double(), states[1][part][key].double(), rtol=1e-2, atol=2e-4), key
+
+
+LOSS = """
+import json, sys
+import torch
+torch.set_num_threads(1)
+from grepq_metric import GRepQLoss
+from grepq_metric.torchmetrics import GRepQMetric
+from grepq_metric.training.world import World
+world = World()
+images = torch.load(sys.argv[1], weights_only=True)
+with world.joined():
+    mine = images[world.rank :: world.size]
+    torch.manual_seed(0)
+    network = torch.nn.ModuleDict({"net": torch.nn.Conv2d(3, 3, 3, padding=1), "loss": GRepQLoss()}).train()
+    forward = network["net"]
+    if world.size > 1:
+        forward = torch.nn.parallel.DistributedDataParallel(forward)
+    network["loss"](forward(mine)).backward()
+    metric = GRepQMetric()
+    each = GRepQMetric(reduction="none")
+    for image in mine:
+        metric.update(image[None])
+        each.update(image[None])
+    grad = network["net"].weight.grad.flatten().tolist()
+    found = {"grad": grad, "mean": metric.compute().item(), "each": sorted(each.compute().tolist())}
+if world.leads:
+    print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_the_loss_and_the_torchmetrics_metric_are_those_of_one_process(photos, tmp_path):
+    pytest.importorskip("torchmetrics")
+    names = ("astronaut", "coffee", "cat", "rocket")
+    torch.save(torch.cat([photos[name][..., :128, :144] for name in names]), tmp_path / "images.pt")
+    script = tmp_path / "script.py"
+    script.write_text(LOSS)
+    one, two = (
+        json.loads(run(command, script, [tmp_path / "images.pt"]).splitlines()[-1])
+        for command in ([sys.executable], LAUNCHERS["torchrun"])
+    )
+    assert len(two["each"]) == 4
+    for key, tolerance in (("grad", 1e-7), ("mean", 1e-6), ("each", 1e-6)):
+        assert two[key] == pytest.approx(one[key], abs=tolerance, rel=1e-3)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from pyiqa.metrics.correlation_coefficient import calculate_krcc, calculate_plcc, calculate_rmse, calculate_srcc
 
 from benchmarks import datasets, metrics, report, runner, statistics
@@ -274,6 +274,7 @@ def test_folders_as_their_authors_ship_them(tmp_path, monkeypatch):
     assert found["csiq"].groups == ["ref.png"] * 2
     with pytest.raises(FileNotFoundError, match="pyiqa cannot load tid2013"):
         datasets.open_dataset("tid2013", tmp_path)
+    assert not ImageFile.LOAD_TRUNCATED_IMAGES  # or damaged photos would count as whole from now on
 
 
 # Runs

@@ -50,7 +50,10 @@ def fit(
         raise ValueError(f"expected one CSV file of labels, got {len(paths)} arguments")
     if plot is not None:
         _need_matplotlib()
-    rows = None if suggest is not None else _read_labels(paths[0], root, image_column, mos_column, weight_column)
+    if suggest is None:
+        rows = _read_labels(paths[0], root, image_column, mos_column, weight_column)
+    else:
+        photos = _find(paths, suggest)
     from grepq_metric.cli.score import load_model
     from grepq_metric.features import default_cache
 
@@ -58,7 +61,7 @@ def fit(
     typer.echo(f"{model.weights_id} on {next(model.parameters()).device}", err=True)
     cache = None if no_cache else cache or default_cache()
     if suggest is not None:
-        failed = _suggest(model, paths, suggest, features, cache, output)
+        failed = _suggest(model, photos, suggest, features, cache, output)
     else:
         failed = _fit(model, rows, features, cache, output, plot)
     if failed:
@@ -90,13 +93,18 @@ def _fit(
     return len(rows) - len(usable)
 
 
-def _suggest(model, paths: list[Path], count: int, features: str, cache: Path | None, output: Path | None) -> int:
+def _find(paths: list[Path], count: int) -> list[Path]:
     from grepq_metric.images import find_images
-    from grepq_metric.regression import suggest
 
     photos = [photo for path in paths for photo in (find_images(path, recursive=True) if path.is_dir() else [path])]
     if not 1 <= count <= len(photos):
         raise ValueError(f"--suggest must be from 1 to the number of photos, {len(photos)}, got {count}")
+    return photos
+
+
+def _suggest(model, photos: list[Path], count: int, features: str, cache: Path | None, output: Path | None) -> int:
+    from grepq_metric.regression import suggest
+
     x, usable = _features(model, photos, features, cache)
     if count > len(usable):
         raise ValueError(f"--suggest {count} photos of {len(usable)} that can be read")
