@@ -30,7 +30,8 @@ def test_the_score_exports_for_any_size(packaged):
         assert program.module()(images(size)) == pytest.approx(packaged(images(size)), abs=1e-6)
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
 def test_the_score_compiles_as_one_graph(packaged, backend):
     torch.compiler.reset()
     compiled = torch.compile(packaged, backend=backend, fullgraph=True, dynamic=True)
@@ -38,7 +39,7 @@ def test_the_score_compiles_as_one_graph(packaged, backend):
         assert compiled(images(size)) == pytest.approx(packaged(images(size)), abs=1e-5)
 
 
-@pytest.mark.parametrize("pathway", ["low", "high"])
+@pytest.mark.parametrize("pathway", ["low", pytest.param("high", marks=pytest.mark.slow)])
 def test_encoders_export_to_onnx(model, pathway, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
