@@ -159,14 +159,16 @@ def pairwise_tests(boot: dict[str, np.ndarray], values: dict[str, float]) -> dic
         boot: ``(RESAMPLES,)`` SRCC of the resamples, by metric.
         values: SRCC by metric.
     """
+
+    def fisher(correlation):
+        return np.arctanh(np.clip(correlation, -0.999999, 0.999999))
+
     names, raw = list(values), {}
-    z = {name: np.arctanh(np.clip(boot[name], -0.999999, 0.999999)) for name in names}
+    z = {name: fisher(boot[name]) for name in names}
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
             spread = np.nanstd(z[a] - z[b])
-            gap = abs(
-                np.arctanh(np.clip(values[a], -0.999999, 0.999999)) - np.arctanh(np.clip(values[b], -0.999999, 0.999999))
-            )
+            gap = abs(fisher(values[a]) - fisher(values[b]))
             raw[a, b] = float(2 * scipy.stats.norm.sf(gap / spread)) if spread > 0 else float(gap == 0)
     return dict(zip(raw, holm(list(raw.values())), strict=True))
 

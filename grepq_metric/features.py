@@ -76,15 +76,24 @@ def _load(path: Path) -> np.ndarray | None:
         return None
 
 
+def store_array(path: Path, array: np.ndarray) -> None:
+    """Write a ``.npy`` file that several processes may write at once: only a finished one ever gets the name.
+
+    Raises:
+        OSError: it can't be written; nothing is left behind.
+    """
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+        try:
+            np.save(part, array)
+        except OSError:
+            os.unlink(part.name)
+            raise
+    os.replace(part.name, path)
+
+
 def _store(path: Path, features: np.ndarray) -> None:
-    part = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Several runs may write the same photo; only a finished file ever gets the name.
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
-            np.save(part, features)
-        os.replace(part.name, path)
+        store_array(path, features)
     except OSError as error:
-        if part is not None:
-            Path(part.name).unlink(missing_ok=True)
         raise OSError(f"cannot keep features in {path.parent}: {error}. Free some space, or use no cache") from error

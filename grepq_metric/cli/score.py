@@ -60,7 +60,11 @@ def score(
     if output is not None and not output.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {output.parent}")
     model = load_model(metric, weights, device)
-    regressor = _load_head(head, model) if head is not None else None
+    regressor = None
+    if head is not None:
+        from grepq_metric.regression import GRepQRegressor
+
+        regressor = GRepQRegressor.load(head, model)
     if map is not None:
         if model.low is None:
             raise ValueError(f"--map needs the low-level pathway, which {model.weights_id} lacks")
@@ -126,12 +130,6 @@ def _expand(paths: list[str], recursive: bool) -> Iterator[str]:
             yield from sorted(glob.glob(given, recursive=True)) or [given]
         else:
             yield given
-
-
-def _load_head(path: Path, model):
-    from grepq_metric.regression import GRepQRegressor
-
-    return GRepQRegressor.load(path, model)
 
 
 def _score_one(model, regressor, path: str, image, map_folder: Path | None) -> dict:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from grepq_metric.features import store_array
 from grepq_metric.training.distortions import DISTORTIONS, LEVELS, STAGES, distort
 from grepq_metric.training.photos import PhotoDataset, PhotoList
 from grepq_metric.training.similarity import pairwise_fsim
@@ -209,14 +208,7 @@ class ContrastiveDataset(PhotoDataset):
         if path.exists():
             return torch.from_numpy(np.load(path))
         similarity = pairwise_fsim(torch.from_numpy(versions).float() / 255, self.recipe.chromatic)
-        # Several workers may write the same content; only a finished file ever gets the name.
-        with tempfile.NamedTemporaryFile(dir=self.cache, suffix=".part", delete=False) as part:
-            try:
-                np.save(part, similarity.numpy())
-            except OSError:
-                os.unlink(part.name)
-                raise
-        os.replace(part.name, path)
+        store_array(path, similarity.numpy())
         return similarity
 
     def _view(self, versions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
