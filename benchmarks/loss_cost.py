@@ -17,6 +17,7 @@ import sys
 import time
 from datetime import datetime, timezone
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -35,9 +36,14 @@ def make(kind: str):
     if kind == "L1":
         return torch.nn.functional.l1_loss
     if kind.startswith("LPIPS"):
+        import torchvision.models
         from pyiqa.archs.lpips_arch import LPIPS
 
-        return LPIPS(pretrained=False, pnet_rand=True, net="alex" if "Alex" in kind else "vgg").requires_grad_(False)
+        name, net = ("alexnet", "alex") if "Alex" in kind else ("vgg16", "vgg")
+        plain = getattr(torchvision.models, name)
+        # pyiqa's trunk fetches its weights even where random ones are asked for.
+        with patch.object(torchvision.models, name, lambda **_: plain(weights=None)):
+            return LPIPS(pretrained=False, pnet_rand=True, net=net).requires_grad_(False)
     options = {"checkpoint": False} if "checkpoint" in kind else {"patches": 16} if "patches" in kind else {}
     return GRepQLoss(**options)
 
