@@ -4,8 +4,9 @@
 
 A DnCNN of deepinv (8 layers, 32 channels) first learns with L1 to remove Gaussian noise (sigma 25 of 255). From there it is
 fine-tuned with L1 alone, with L1 and GRepQ, and with L1 and total variation, another term that needs no reference and no
-download; each with three seeds, on the same crops. With the first seed, further weights of GRepQ show where it helps and where
-the network begins to please the metric instead of people. Photos for training and for the figures do not overlap.
+download; each with three seeds, and with the same crops and noise. With the first seed, further weights of GRepQ show where it
+helps and where the network begins to please the metric instead of people. Figures are of photos of the folder that the
+denoiser does not train on, and of photos that scikit-image ships, which nothing here was trained on.
 
 Every finished run is kept in --out, and a second call with the same settings continues. Needs
 ``pip install "grepq-metric[restoration]"``.
@@ -21,37 +22,66 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
-import pyiqa
 import torch
 from pyiqa.losses.losses import WeightedTVLoss
 from tqdm import tqdm
 
 from benchmarks.metrics import open_metric
-from benchmarks.peers import PEERS
+from benchmarks.synthetic import references, to_tensor
 from grepq_metric import GRepQLoss
 from grepq_metric.training.photos import PhotoList
 
 SIGMA = 25 / 255
-CROP = 96
+CROP = 144
+SIDE = 256
 HELD_OUT = 12
-WEIGHTS = (0.003, 0.03, 0.1, 0.3)
-MAIN = 0.01
-"""Weight of the runs with three seeds; `WEIGHTS` are those of the first seed alone."""
+MAIN = 0.03
+"""Weight of GRepQ in the runs of all seeds; `SWEEP` are those of the first seed alone."""
+SWEEP = (0.003, 0.01, 0.1, 0.3, 1.0)
+ALONE = "GRepQ alone"
+METRICS = {"psnr": "up", "ssim": "up", "fsim": "up", "grepq-ll": "up", "brisque-package": "down", "piqe": "down"}
+"""Reported metrics, and where better is. Not NIQE: such squares are too small for it (noisy ones beat clean ones)."""
+
+Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
+"""Clean and noisy photos ``(N, 3, SIDE, SIDE)``, by the name of the set."""
 
 
-def read(photos: PhotoList, side: int, count: int, seed: int) -> torch.Tensor:
-    """Centre crops of photos at random places of the list: ``(count, 3, side, side)`` in [0, 1]."""
+def centre(image: torch.Tensor) -> torch.Tensor:
+    """The central square of ``(3, H, W)``."""
+    top, left = ((length - SIDE) // 2 for length in image.shape[1:])
+    return image[:, top : top + SIDE, left : left + SIDE]
+
+
+def read(listed: PhotoList, count: int, seed: int) -> torch.Tensor:
+    """Central squares of random photos of the list: ``(count, 3, SIDE, SIDE)`` in [0, 1].
+
+    Raises:
+        ValueError: fewer photos than that are large enough.
+    """
     crops = []
-    for i in np.random.default_rng(seed).permutation(len(photos)):
+    for i in np.random.default_rng(seed).permutation(len(listed)):
         try:
-            image = photos.image(int(i), side)
+            crops.append(centre(listed.image(int(i), SIDE)))
         except ValueError:  # smaller than a crop
             continue
-        top, left = ((length - side) // 2 for length in image.shape[1:])
-        crops.append(image[:, top : top + side, left : left + side])
         if len(crops) == count:
             return torch.stack(crops)
-    raise ValueError(f"expected at least {count} photos of {side} pixels, got {len(crops)}")
+    raise ValueError(f"expected at least {count} photos of {SIDE} pixels or more, got {len(crops)}")
+
+
+def held_out(photos: torch.Tensor) -> Pairs:
+    """What is measured: the given photos and those of scikit-image, with noise."""
+    generator = torch.Generator().manual_seed(99)
+    shipped = torch.stack([centre(to_tensor(photo)[0]) for photo in references(None).values()])
+    sets = {"photos of the folder": photos, "scikit-image": shipped}
+    return {name: (clean, clean + SIGMA * torch.randn(clean.shape, generator=generator)) for name, clean in sets.items()}
+
+
+def denoiser() -> torch.nn.Module:
+    """The network before training."""
+    from deepinv.models import DnCNN
+
+    return DnCNN(in_channels=3, out_channels=3, depth=8, bias=True, nf=32, pretrained=None, device="cpu")
 
 
 def train(
@@ -64,7 +94,7 @@ def train(
     network.train()
     for _ in (bar := tqdm(range(steps), unit="step", leave=False)):
         chosen = torch.randint(len(photos), (batch,), generator=generator)
-        places = torch.randint(photos.shape[-1] - CROP + 1, (batch, 2), generator=generator)
+        places = torch.randint(SIDE - CROP + 1, (batch, 2), generator=generator)
         clean = torch.stack(
             [photos[i, :, y : y + CROP, x : x + CROP] for i, (y, x) in zip(chosen, places.tolist(), strict=True)]
         )
@@ -78,149 +108,181 @@ def train(
     return network.eval()
 
 
-def losses(all_weights: bool) -> dict[str, Callable]:
-    """Loss functions of restored and clean images, by name."""
-    l1, tv, grepq = torch.nn.functional.l1_loss, WeightedTVLoss(reduction="mean"), GRepQLoss()
-    found = {
-        "L1": l1,
-        f"L1 + {MAIN} GRepQ": lambda x, y: l1(x, y) + MAIN * grepq(x),
-        "L1 + 0.01 TV": lambda x, y: l1(x, y) + 0.01 * tv(x),
-    }
-    if all_weights:
-        for weight in WEIGHTS:
-            found[f"L1 + {weight} GRepQ"] = lambda x, y, weight=weight: l1(x, y) + weight * grepq(x)
-        found["GRepQ alone"] = lambda x, y: grepq(x)
-    return found
+def losses(grepq: GRepQLoss, first: bool) -> dict[str, Callable]:
+    """Loss functions of restored and clean images, by name; more of them for the first seed."""
+    l1, tv = torch.nn.functional.l1_loss, WeightedTVLoss(reduction="mean")
+    found = {"L1": l1, "L1 + 0.01 TV": lambda x, y: l1(x, y) + 0.01 * tv(x)}
+    for weight in sorted((MAIN, *SWEEP)) if first else (MAIN,):
+        found[f"L1 + {weight} GRepQ"] = lambda x, y, weight=weight: l1(x, y) + weight * grepq(x)
+    return found | ({ALONE: lambda x, y: grepq(x)} if first else {})
 
 
 @torch.inference_mode()
-def measure(network: Callable, clean: torch.Tensor, noisy: torch.Tensor) -> dict[str, float]:
-    """Mean figures over photos: fidelity to the clean ones, and no-reference scores."""
-    restored = torch.cat([network(x[None]) for x in noisy]).clamp(0, 1)
-    found = {name: float(METRICS[name](restored, clean).mean()) for name in ("psnr", "ssim", "fsim")}
-    found["grepq-ll"] = float(METRICS["grepq-ll"](restored).mean())
-    found["piqe"] = float(np.mean([METRICS["piqe"](x[None]).item() for x in restored]))
-    for name in PEERS:
-        found[name] = float(np.mean([METRICS[name].score(x[None], None, None) for x in restored]))
+def restore(network: Callable, noisy: torch.Tensor) -> torch.Tensor:
+    """Restored photos in [0, 1]."""
+    return torch.cat([network(x[None]) for x in noisy]).clamp(0, 1)
+
+
+def measure(network: Callable, pairs: Pairs, metrics: dict) -> dict[str, dict[str, float]]:
+    """Mean of each metric over the photos of each set."""
+    found = {}
+    for name, (clean, noisy) in pairs.items():
+        restored = restore(network, noisy)
+        found[name] = {
+            key: float(np.mean([metric.score(x[None], y[None], None) for x, y in zip(restored, clean, strict=True)]))
+            for key, metric in metrics.items()
+        }
     return found
 
 
-METRICS = {name: pyiqa.create_metric(name, device="cpu") for name in ("psnr", "ssim", "fsim", "grepq-ll", "piqe")}
-METRICS |= {name: open_metric(name) for name in PEERS}  # says now, and not after the training, what is not installed
-ARROWS = {"psnr": "up", "ssim": "up", "fsim": "up", "grepq-ll": "up", "piqe": "down", **dict.fromkeys(PEERS, "down")}
+class Runs:
+    """Finished runs of a folder: a line each in ``restoration.jsonl``, and the networks.
+
+    Raises:
+        ValueError: the folder holds runs with other settings.
+    """
+
+    def __init__(self, folder: Path, settings: dict) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.settings, self.table = folder, settings, folder / "restoration.jsonl"
+        text = self.table.read_text() if self.table.exists() else ""
+        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]  # the last may be cut off
+        self.rows = [json.loads(line) for line in whole]
+        for row in self.rows:
+            if found := {key: row[key] for key in settings if row[key] != settings[key]}:
+                raise ValueError(f"{self.table} is of a run with {found}, expected {settings}: choose another --out")
+        if text != "".join(whole):
+            self.table.write_text("".join(whole))
+
+    def network(self, name: str, seed: int, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+        """The trained network of this name, from disk, or made and kept."""
+        path = self.folder / f"{name.replace(' ', '_')}_{seed}.pt"
+        if path.exists():
+            network = denoiser()
+            network.load_state_dict(torch.load(path, weights_only=True))
+            return network.eval()
+        network = make()
+        part = path.with_suffix(".part")
+        torch.save(network.state_dict(), part)
+        part.replace(path)
+        return network
+
+    def add(self, row: dict) -> None:
+        """Keep the figures of a run."""
+        self.rows.append({**row, **self.settings})
+        with self.table.open("a") as file:
+            file.write(json.dumps(self.rows[-1]) + "\n")
+        print(json.dumps(row), flush=True)
 
 
-def denoiser() -> torch.nn.Module:
-    """The network before training."""
-    from deepinv.models import DnCNN
+def run(runs: Runs, photos: torch.Tensor, pairs: Pairs, seeds: int) -> dict[str, torch.nn.Module]:
+    """Train and measure what is not there yet; networks of the first seed, by loss."""
+    metrics = {name: open_metric(name) for name in METRICS}
+    grepq, shown = GRepQLoss(), {}
+    done = {(row["loss"], row["seed"]) for row in runs.rows}
+    settings = runs.settings
+    for name, network in (("noisy input", lambda x: x), ("clean photo", None)):
+        if (name, 0) not in done:
+            these = {key: (clean, noisy if network else clean) for key, (clean, noisy) in pairs.items()}
+            runs.add({"loss": name, "seed": 0, "seconds_per_step": None, "figures": measure(lambda x: x, these, metrics)})
+    for seed in range(seeds):
 
-    return DnCNN(in_channels=3, out_channels=3, depth=8, bias=True, nf=32, pretrained=None, device="cpu")
+        def start(seed=seed):
+            torch.manual_seed(seed)
+            l1 = torch.nn.functional.l1_loss
+            return train(denoiser(), photos, l1, settings["base_steps"], settings["batch"], 1e-3, seed)
+
+        base = runs.network("base", seed, start)
+        for name, loss in losses(grepq, first=seed == 0).items():
+            seconds = []
+
+            def tune(seed=seed, base=base, loss=loss, seconds=seconds):
+                network = denoiser()
+                network.load_state_dict(base.state_dict())
+                began = time.monotonic()
+                network = train(network, photos, loss, settings["steps"], settings["batch"], 2e-4, 100 + seed)
+                seconds.append((time.monotonic() - began) / settings["steps"])
+                return network
+
+            network = runs.network(name, seed, tune)
+            if (name, seed) not in done:
+                figures = measure(network, pairs, metrics)
+                runs.add({"loss": name, "seed": seed, "seconds_per_step": sum(seconds) or None, "figures": figures})
+            if seed == 0:
+                shown[name] = network
+    return shown
 
 
-def _save(network: torch.nn.Module, path: Path) -> None:
-    part = path.with_suffix(".part")
-    torch.save(network.state_dict(), part)
-    part.replace(path)
+def tables(rows: list[dict], sets: list[str]) -> list[str]:
+    """A table of Markdown for each set of photos."""
+    lines = []
+    for name in sets:
+        lines += [
+            f"## {name}",
+            "",
+            "| loss | seeds | s/step | " + " | ".join(f"{m} ({up})" for m, up in METRICS.items()) + " |",
+        ]
+        lines.append("|---" * (len(METRICS) + 3) + "|")
+        for loss in dict.fromkeys(row["loss"] for row in sorted(rows, key=lambda row: row["seed"])):
+            part = [row for row in rows if row["loss"] == loss]
+            cells = []
+            for metric in METRICS:
+                values = [row["figures"][name][metric] for row in part]
+                spread = f" ± {np.std(values, ddof=1):.3f}" if len(part) > 1 else ""
+                cells.append(f"{np.mean(values):.3f}{spread}")
+            times = [row["seconds_per_step"] for row in part if row["seconds_per_step"]]
+            lines.append(f"| {loss} | {len(part)} | {f'{np.median(times):.2f}' if times else ''} | {' | '.join(cells)} |")
+        lines.append("")
+    return lines
 
 
-def picture(path: Path, columns: dict[str, torch.Tensor], rows: int = 3, side: int = 96) -> None:
-    """Crops of the first photos, a column each kind, enlarged twice."""
+def picture(path: Path, columns: dict[str, torch.Tensor], side: int = 96) -> None:
+    """Crops of photos, a row each, a column each kind."""
     from matplotlib.figure import Figure
 
+    rows = len(next(iter(columns.values())))
     figure = Figure(figsize=(1.9 * len(columns), 2 * rows), layout="constrained")
     axes = figure.subplots(rows, len(columns), squeeze=False)
+    at = (SIDE - side) // 2
     for column, (name, images) in enumerate(columns.items()):
         axes[0, column].set_title(name, fontsize=9)
-        for row in range(rows):
-            crop = images[row, :, 60 : 60 + side, 60 : 60 + side].clamp(0, 1).permute(1, 2, 0).numpy()
+        for row, image in enumerate(images):
+            crop = image[:, at : at + side, at : at + side].clamp(0, 1).permute(1, 2, 0).numpy()
             axes[row, column].imshow(crop, interpolation="nearest")
             axes[row, column].axis("off")
     figure.savefig(path, dpi=130)
 
 
 def main() -> None:
-    """Train, measure, and write a table, all figures and a picture to --out."""
+    """Train, measure, and write tables, all figures and a picture to --out."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=Path, required=True, help="clean photos")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--base-steps", type=int, default=800)
-    parser.add_argument("--steps", type=int, default=200, help="of fine-tuning")
-    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=300, help="of fine-tuning")
+    parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
 
-    arguments.out.mkdir(parents=True, exist_ok=True)
     listed = PhotoList([arguments.photos])
-    photos_id = listed.identity()["photos_sha256"]
-    photos = read(listed, 256, 240 + HELD_OUT, seed=0)
-    held, photos = photos[:HELD_OUT], photos[HELD_OUT:]
-    noisy = held + SIGMA * torch.randn(held.shape, generator=torch.Generator().manual_seed(99))
     settings = {"base_steps": arguments.base_steps, "steps": arguments.steps, "batch": arguments.batch}
-    settings |= {"photos": photos_id, "weights": GRepQLoss().model.weights_id}
-    table, rows = arguments.out / "restoration.jsonl", []
-    if table.exists():
-        whole = [line for line in table.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        table.write_text("".join(whole))  # without a line that was cut off
-        rows = [json.loads(line) for line in whole]
-    for row in rows:
-        if any(row[key] != value for key, value in settings.items()):
-            raise ValueError(f"{table} is of a run with other settings, expected {settings}: choose another --out")
-    done = {(row["loss"], row["seed"]) for row in rows}
-    restored = {"clean": held, "noisy": noisy}
-    with table.open("a") as file:
-        for seed in range(arguments.seeds):
-            base = arguments.out / f"base_{seed}.pt"
-            network = denoiser()
-            if base.exists():
-                network.load_state_dict(torch.load(base, weights_only=True))
-            else:
-                torch.manual_seed(seed)
-                network = train(
-                    denoiser(), photos, torch.nn.functional.l1_loss, arguments.base_steps, arguments.batch, 1e-3, seed
-                )
-                _save(network, base)
-            for name, loss in losses(seed == 0).items():
-                state = arguments.out / f"{name.replace(' ', '_')}_{seed}.pt"
-                tuned = denoiser()
-                if (name, seed) not in done:
-                    began = time.monotonic()
-                    tuned.load_state_dict(network.state_dict())
-                    torch.manual_seed(seed)
-                    tuned = train(tuned, photos, loss, arguments.steps, arguments.batch, 2e-4, 100 + seed)
-                    seconds = (time.monotonic() - began) / arguments.steps
-                    _save(tuned, state)
-                    row = {"loss": name, "seed": seed, **settings, "seconds_per_step": seconds, **measure(tuned, held, noisy)}
-                    rows.append(row)
-                    file.write(json.dumps(row) + "\n")
-                    file.flush()
-                    print(json.dumps(row), flush=True)
-                if seed == 0:
-                    tuned.load_state_dict(torch.load(state, weights_only=True))
-                    with torch.inference_mode():
-                        restored[name] = torch.cat([tuned.eval()(x[None]) for x in noisy[:3]])
-    picture(arguments.out / "restoration.png", restored)
-    reference = {"loss": "noisy input", "seed": 0, "seconds_per_step": None, **measure(lambda x: x, held, noisy)}
-    keys = list(ARROWS)
+    settings["photos"] = listed.identity()["photos_sha256"]
+    settings["weights"] = GRepQLoss().model.weights_id
+    runs = Runs(arguments.out, settings)
+    photos = read(listed, 240 + HELD_OUT, seed=0)
+    pairs = held_out(photos[:HELD_OUT])
+    networks = run(runs, photos[HELD_OUT:], pairs, arguments.seeds)
+
+    clean, noisy = pairs["scikit-image"]
+    restored = {name: restore(network, noisy) for name, network in networks.items()}
+    picture(arguments.out / "restoration.png", {"clean": clean, "noisy": noisy, **restored})
     lines = [
-        "| loss | seeds | s/step | " + " | ".join(f"{key} ({ARROWS[key]})" for key in keys) + " |",
-        "|---" * (len(keys) + 3) + "|",
+        *tables(runs.rows, list(pairs)),
+        "Squares of 256 pixels; mean over photos, and mean ± standard deviation over seeds.",
+        f"{datetime.now(timezone.utc).date().isoformat()}, {settings['weights']}, torch {torch.__version__},",
+        f"{torch.get_num_threads()} threads; {settings['base_steps']} steps with L1, then {settings['steps']} of fine-tuning.",
+        "The photos of the folder were among the contents that the weights were trained on; scikit-image's were not.",
     ]
-    for name in dict.fromkeys(row["loss"] for row in [reference, *rows]):
-        part = [row for row in [reference, *rows] if row["loss"] == name]
-        cells = [
-            f"{np.mean([r[key] for r in part]):.3f}"
-            + (f" ± {np.std([r[key] for r in part], ddof=1):.3f}" if len(part) > 1 else "")
-            for key in keys
-        ]
-        speed = "" if part[0]["seconds_per_step"] is None else f"{np.median([r['seconds_per_step'] for r in part]):.2f}"
-        lines.append(f"| {name} | {len(part)} | {speed} | " + " | ".join(cells) + " |")
-    date = datetime.now(timezone.utc).date().isoformat()
-    lines += [
-        "",
-        f"{HELD_OUT} held-out photos of 256x256; mean ± standard deviation over seeds. {date}, torch {torch.__version__},",
-    ]
-    lines.append(f"{torch.get_num_threads()} threads, {GRepQLoss().model.weights_id}; {arguments.base_steps} steps with L1,")
-    lines.append(f"then {arguments.steps} of fine-tuning.")
     (arguments.out / "restoration.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

@@ -25,6 +25,12 @@ def grepq(x: Tensor, data_range: float = 1.0, reduction: str = "none", weights: 
 
     Raises:
         ValueError: `reduction` is unknown, `data_range` is not positive, or as `GRepQ.forward`.
+
+    Example:
+        >>> import torch
+        >>> from grepq_metric import grepq
+        >>> grepq(torch.full((2, 3, 96, 128), 127), data_range=255).shape
+        torch.Size([2])
     """
     if reduction not in ("none", "mean", "sum"):
         raise ValueError(f"reduction must be one of none, mean, sum, got {reduction!r}")

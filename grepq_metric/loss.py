@@ -34,8 +34,13 @@ class GRepQLoss(nn.Module):
         ValueError: `reduction` or `patches` is not one of these; and as `GRepQ.from_pretrained`.
 
     Example:
-        >>> loss = GRepQLoss(loss_weight=0.1)
-        >>> total = l1(restored, clean) + loss(restored)
+        >>> import torch
+        >>> from grepq_metric import GRepQLoss
+        >>> perceptual = GRepQLoss(loss_weight=0.03)
+        >>> clean = torch.rand(1, 3, 96, 128)
+        >>> restored = (clean + 0.1).requires_grad_()
+        >>> loss = torch.nn.functional.l1_loss(restored, clean) + perceptual(restored)
+        >>> loss.backward()
     """
 
     def __init__(

@@ -58,8 +58,13 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
         fitted_: date.
 
     Example:
-        >>> regressor = GRepQRegressor("grepq-ll").fit(paths, mos)
-        >>> predicted, interval = regressor.predict(new_paths, interval=0.9)
+        >>> import numpy as np
+        >>> from grepq_metric import GRepQRegressor
+        >>> features, mos = np.random.default_rng(0).normal(size=(20, 8)), np.linspace(1, 5, 20)
+        >>> regressor = GRepQRegressor(None).fit(features, mos)  # with weights, also paths and image tensors
+        >>> predicted, interval = regressor.predict(features[:3], interval=0.9)
+        >>> predicted.shape, interval.shape
+        ((3,), (3, 2))
     """
 
     def __init__(

@@ -1,10 +1,12 @@
 """Promises of the training benchmarks: distortions that grow, and correlations that are what they say."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 
-from benchmarks import few_labels, synthetic
+from benchmarks import few_labels, restoration, synthetic
 from benchmarks.training_gain import near_duplicates, score_all
 from grepq_metric.training.photos import PhotoList
 
@@ -101,3 +103,49 @@ def test_labels_are_drawn_from_one_half_and_tested_on_the_other():
     rng = np.random.default_rng(0)
     x = np.concatenate([rng.normal(centre, 0.1, size=(30, 2)) for centre in ((0, 0), (0, 9), (9, 0), (9, 9))])
     assert sorted(i // 30 for i in few_labels.farthest_points(x, 4)) == [0, 1, 2, 3]
+
+
+@pytest.fixture
+def small_restoration(monkeypatch, photos):
+    """The restoration benchmark with a network of one layer, one metric and a few squares of photos."""
+
+    def network():
+        torch.manual_seed(1)
+        return torch.nn.Conv2d(3, 3, 3, padding=1)
+
+    monkeypatch.setattr(restoration, "denoiser", network)
+    monkeypatch.setattr(restoration, "METRICS", {"psnr": "up"})
+    monkeypatch.setattr(restoration, "SWEEP", ())
+    squares = torch.stack([restoration.centre(photos[name][0]) for name in ("astronaut", "coffee", "cat")])
+    noise = restoration.SIGMA * torch.randn(squares[:2].shape, generator=torch.Generator().manual_seed(0))
+    return squares, {"some": (squares[:2], squares[:2] + noise)}
+
+
+def test_the_restoration_benchmark_reports_what_the_networks_do_and_continues(small_restoration, tmp_path, monkeypatch):
+    photos, pairs = small_restoration
+    settings = {"base_steps": 2, "steps": 3, "batch": 1, "photos": "p", "weights": "w"}
+    networks = restoration.run(restoration.Runs(tmp_path, settings), photos, pairs, seeds=2)
+    runs = restoration.Runs(tmp_path, settings)
+    names = {"L1", "L1 + 0.01 TV", f"L1 + {restoration.MAIN} GRepQ", "GRepQ alone"}
+    assert set(networks) == names
+    assert len(runs.rows) == 2 + len(names) + len(names) - 1
+    clean, noisy = pairs["some"]
+    for row in runs.rows:
+        if row["seed"] == 0 and row["loss"] in names:
+            with torch.no_grad():
+                error = (networks[row["loss"]](noisy).clamp(0, 1) - clean).square().flatten(1).mean(1)
+            assert row["figures"]["some"]["psnr"] == pytest.approx((-10 * error.log10()).mean().item(), abs=1e-3)
+    states = [network.weight for network in networks.values()]
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(states, 2))
+
+    last = runs.rows[-1]
+    runs.table.write_text(runs.table.read_text()[:-9])  # cut off in the middle of the last line
+    monkeypatch.setattr(restoration, "train", None)
+    again = restoration.Runs(tmp_path, settings)
+    restoration.run(again, photos, pairs, seeds=2)
+    assert again.rows[-1]["figures"] == last["figures"]
+    assert len(again.rows) == len(runs.rows)
+    text = "\n".join(restoration.tables(again.rows, ["some"]))
+    assert text.count("| 2 |") == 3
+    with pytest.raises(ValueError, match=r"is of a run with \{'steps': 3\}, expected .*: choose another --out"):
+        restoration.Runs(tmp_path, {**settings, "steps": 5})

@@ -12,15 +12,7 @@ from PIL import Image
 
 import grepq_metric
 from grepq_metric import GRepQ, read_image
-
-GREPQ = [sys.executable, "-c", "from grepq_metric.cli import main; main()"]
-
-
-def grepq(*args, stdin=None, status=0, cwd=None):
-    result = subprocess.run([*GREPQ, *map(str, args)], input=stdin, capture_output=True, text=True, cwd=cwd)
-    assert result.returncode == status, result.stderr
-    assert "Traceback" not in result.stderr
-    return result
+from tests.command import GREPQ, grepq
 
 
 @pytest.fixture(scope="module")
@@ -227,3 +219,10 @@ def test_expected_errors_are_one_line(args, message, tmp_path):
     result = grepq(*args, status=2, cwd=tmp_path)
     assert message in result.stderr
     assert result.stderr.strip().count("\n") == 0
+
+
+def test_an_expected_error_is_one_line_in_a_process_of_its_own():
+    result = subprocess.run([*GREPQ, "score", "x.png", "--metric", "niqe"], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: unknown metric 'niqe'")
+    assert result.stderr.count("\n") == 1

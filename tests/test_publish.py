@@ -1,13 +1,11 @@
 """Promise: ``grepq publish`` puts weights and an honest model card on the Hub, and explains what went wrong."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from grepq_metric import GRepQ, WeightsError
 from grepq_metric.publish import publish
+from tests.command import grepq
 
 
 @pytest.fixture
@@ -25,15 +23,10 @@ def facts(tmp_path):
     return {"terms": [tmp_path / "photos.csv"], "results": [tmp_path / "results.md"]}
 
 
-def test_the_command_line_uploads_weights_and_card(hub, folder, facts, tmp_path):
-    command = [sys.executable, "-c", "from grepq_metric.cli import main; main()", "publish", folder, "--repo", "tester/mine"]
-    command += ["--terms", facts["terms"][0], "--results", facts["results"][0]]
-    import os
-
-    result = subprocess.run(
-        [*map(str, command)], capture_output=True, text=True, env={**os.environ, "HF_TOKEN": "hf_secret"}, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
+def test_the_command_line_uploads_weights_and_card(hub, folder, facts, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    options = ["--terms", facts["terms"][0], "--results", facts["results"][0]]
+    result = grepq("publish", folder, "--repo", "tester/mine", *options)
     assert result.stdout.startswith(hub.url)
     assert sorted(hub.repositories["tester/mine"]) == ["README.md", "config.json", "model.safetensors"]
     card = hub.content("tester/mine", "README.md").decode()

@@ -14,7 +14,7 @@ from sklearn.linear_model import Ridge
 from grepq_metric import GRepQ, GRepQRegressor, WeightsError, read_image
 from grepq_metric.features import photo_features
 from grepq_metric.regression import ALPHAS, held_out, suggest
-from tests.test_cli import grepq
+from tests.command import grepq
 
 
 @pytest.fixture(scope="module")

@@ -22,6 +22,7 @@ from grepq_metric.training.low import LowLevelTraining, train_low_level
 from grepq_metric.training.photos import PhotoList
 from grepq_metric.training.pristine import Selection, colourfulness, feature_statistics, sharpness
 from grepq_metric.training.similarity import contrastive_weights, pairwise_fsim
+from tests.command import grepq
 
 SMALL = Recipe(types=("gaussian_blur", "white_noise"), types_per_content=2, levels=(1, 5), grid=2, anchors=True, order=0.5)
 
@@ -450,13 +451,10 @@ def test_statistics_are_the_unbiased_ones(model, photos):
 
 def test_the_command_line_makes_weights_that_score(contents, photo_folder, tmp_path, photos):
     out = tmp_path / "mine"
-    base = [sys.executable, "-c", "from grepq_metric.cli import main; main()"]
     train = ["train", "low", "--photos", contents, "--out", out, "--set", "types=gaussian_blur,jpeg,white_noise,exposure"]
     train += ["--set", "grid=2", "--steps", "3", "--batch", "2", "--workers", "1"]
     for extra, said in ((["--stop-after", "2"], "stopped after step 2"), (["--resume"], "mine-")):
-        result = subprocess.run([*base, *map(str, train), *extra], capture_output=True, text=True)
-        assert result.returncode == 0, result.stderr
-        assert said in result.stdout
+        assert said in grepq(*train, *extra).stdout
     model = GRepQ.from_pretrained(out)
     assert model.provenance["steps"] == 3
     assert model.provenance["pristine"]["photos"] == 4
@@ -464,9 +462,7 @@ def test_the_command_line_makes_weights_that_score(contents, photo_folder, tmp_p
     run = json.loads((out / "training/run.json").read_text())
     assert run["seed"] == 0
     assert run["recipe"]["grid"] == 2
-    command = ["pristine", "--photos", photo_folder, "--weights", out, "--sharpness", "0.5", "--colourfulness", "0.5"]
-    result = subprocess.run([*base, *map(str, command)], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    grepq("pristine", "--photos", photo_folder, "--weights", out, "--sharpness", "0.5", "--colourfulness", "0.5")
     again = GRepQ.from_pretrained(out)
     assert again.weights_id != model.weights_id
     assert again.weights_id in (out / "README.md").read_text()
