@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from grepq_metric import GRepQ
 from grepq_metric.training.data import RECIPES, ContrastiveDataset, Recipe, recipe
 from grepq_metric.training.distortions import DISTORTIONS, STAGES, distortion
-from grepq_metric.training.losses import PristineStatistics, distortion_order_loss, quality_aware_contrastive_loss
+from grepq_metric.training.losses import UndistortedStatistics, distortion_order_loss, quality_aware_contrastive_loss
 from grepq_metric.training.low import LowLevelTraining, train_low_level
 from grepq_metric.training.photos import PhotoList
-from grepq_metric.training.pristine import Selection, colourfulness, feature_statistics, select_patches, sharpness
+from grepq_metric.training.pristine import Selection, colourfulness, feature_statistics, sharpness
 from grepq_metric.training.similarity import contrastive_weights, pairwise_fsim
 from tests.command import grepq
 
@@ -147,9 +147,9 @@ def test_anchors_add_the_undistorted_versions_of_the_other_contents():
     assert (parts[0].item() + 2 * parts[1].item()) / 3 == pytest.approx(whole, rel=1e-5)
 
 
-def test_distances_from_pristine_patches_are_mahalanobis():
+def test_distances_from_undistorted_views_are_mahalanobis():
     z = torch.randn(40, 6, generator=torch.Generator().manual_seed(0)) @ torch.randn(6, 6) + 3
-    statistics = PristineStatistics(6, ridge=0.1)
+    statistics = UndistortedStatistics(6, ridge=0.1)
     statistics.update(z)
     assert statistics.mean == pytest.approx(z.mean(0), abs=1e-5)
     assert statistics.cov.flatten() == pytest.approx(torch.cov(z.T, correction=0).flatten(), rel=1e-4, abs=1e-5)
@@ -176,18 +176,6 @@ def test_the_order_loss_asks_for_distances_that_follow_fsim():
     assert loss.item() == pytest.approx(expected, abs=1e-6)
     loss.backward()
     assert wrong.grad[0] > 0 > wrong.grad[3]
-
-
-def test_pristine_patches_are_the_selected_ones_of_all_photos(photo_folder, tmp_path):
-    photos, selection = PhotoList([photo_folder]), Selection()
-    every = torch.cat([(selection(photos.image(i)) * 255).round().byte() for i in range(len(photos))])
-    found, skipped = select_patches(photos, selection)
-    assert skipped == []
-    assert sorted(p.sum().item() for p in found) == sorted(p.sum().item() for p in every)
-    assert torch.equal(select_patches(photos, selection, most=2)[0], found[:2])
-    assert not torch.equal(select_patches(photos, selection, seed=1)[0], found)
-    with pytest.raises(ValueError, match="needs pristine patches of 2000 pixels, the 6 photos gave 0"):
-        select_patches(photos, Selection(patch_size=2000))
 
 
 def test_the_loss_has_finite_gradients_with_weights_of_zero():
@@ -241,9 +229,9 @@ def test_photos_that_can_not_be_used_are_passed_over_counted_and_named(contents,
     train_low_level(PhotoList([folder]), out, LowLevelTraining(recipe=SMALL, batch=5, steps=2), workers=1)
     assert [json.loads(line)["step"] for line in (out / "training/log.jsonl").open()] == [1, 2]
     skipped = (out / "training/skipped.txt").read_text().splitlines()
-    assert len(skipped) == 3  # in both passes, and where pristine patches are selected
+    assert len(skipped) == 2
     assert all("broken.png" in why for why in skipped)
-    assert "skipped=3" in capfd.readouterr().err
+    assert "skipped=2" in capfd.readouterr().err
 
 
 def test_a_killed_run_loses_nothing_before_its_last_checkpoint(contents, tmp_path):

@@ -39,9 +39,7 @@ def low(
     settings: list[str] = typer.Option(
         [], "--set", help="Change the recipe: `--set grid=4`, `--set types=jpeg,white_noise`, `--set chain=2`, ..."
     ),
-    pristine: list[Path] = typer.Option(
-        None, help="Photos for pristine patches and their statistics. Default: those of --photos."
-    ),
+    pristine: list[Path] = typer.Option(None, help="Photos for the pristine statistics. Default: those of --photos."),
     init: str = typer.Option(None, help="Weights to start from: a built-in name, a folder, a Hub repository."),
     about: str = ABOUT,
     name: str = NAME,
@@ -82,7 +80,7 @@ def low(
     pristine_photos = PhotoList(pristine) if pristine else contents  # found missing now, and not after the training
     options = {"resume": resume, "checkpoint_every": checkpoint_every, "stop_after": stop_after, "tensorboard": tensorboard}
     encoder, finished = train_low_level(
-        contents, out, training, world=world, workers=workers, cache=cache, init=init, pristine=pristine_photos, **options
+        contents, out, training, world=world, workers=workers, cache=cache, init=init, **options
     )
     if not world.leads:
         return

@@ -116,12 +116,12 @@ RECIPES = {
         power=3.0,
         temperature=0.2,
         anchors=True,
-        order=1.0,
+        order=0.5,
     ),
 }
 """Named recipes. ``paper`` is the paper's. ``broad`` draws 4 of 18 types at 2 of 5 levels, in smaller views. ``wild`` draws
 from all types, those of cameras more often, and applies up to 3 to a version; its views are patches as the zero-shot score
-takes them, versions are compared across photos, too, and the distance to pristine patches is to follow FSIM."""
+takes them, versions are compared across photos, too, and the distance to undistorted photos is to follow FSIM."""
 
 
 def recipe(name: str, changes: Mapping[str, object] | None = None) -> Recipe:

@@ -44,8 +44,8 @@ def quality_aware_contrastive_loss(
     return loss
 
 
-class PristineStatistics(nn.Module):
-    """Running mean and covariance of the features of pristine patches while the encoder that makes them is trained.
+class UndistortedStatistics(nn.Module):
+    """Running mean and covariance of the features of undistorted views, which stand in for pristine patches during training.
 
     Args:
         features: length of a feature vector.
@@ -62,7 +62,7 @@ class PristineStatistics(nn.Module):
 
     @torch.no_grad()
     def update(self, z: Tensor) -> None:
-        """Take in features ``(N, C)`` of pristine patches."""
+        """Take in features ``(N, C)`` of undistorted views."""
         self.batches += 1
         weight = max(self.share, 1 / self.batches.item())
         self.mean.lerp_(z.float().mean(0), weight)
@@ -78,13 +78,13 @@ class PristineStatistics(nn.Module):
 
 
 def distortion_order_loss(distance: Tensor, similarity: Tensor) -> Tensor:
-    """1 minus Pearson's correlation of distances to pristine patches with sqrt(1 - FSIM). Not in the paper.
+    """1 minus Pearson's correlation of distances to undistorted photos with sqrt(1 - FSIM). Not in the paper.
 
-    The contrastive loss says which versions are alike, but not that a worse one lies further from what is pristine, which is
-    what the zero-shot score goes by. The root spreads the slight distortions.
+    The contrastive loss says which versions are alike, but not that a worse one lies further from what is undistorted, which
+    is what the zero-shot score goes by. The root spreads the slight distortions.
 
     Args:
-        distance: ``(N,)`` distances, see `PristineStatistics`.
+        distance: ``(N,)`` distances, see `UndistortedStatistics`.
         similarity: ``(N,)`` FSIM to the undistorted version, in [0, 1].
 
     Returns:

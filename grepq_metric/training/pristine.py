@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor, nn
@@ -62,33 +61,6 @@ def colourfulness(patches: Tensor) -> Tensor:
     opponents = torch.stack([(r - g).abs(), (0.5 * (r + g) - b).abs()])
     std, mean = opponents.std(-1, correction=0), opponents.mean(-1)
     return std.square().sum(0).sqrt() + mean.square().sum(0).sqrt()
-
-
-def select_patches(photos: PhotoList, selection: Selection, most: int = 4096, seed: int = 0) -> tuple[Tensor, list[str]]:
-    """Pristine patches of photos, in the order of the seed, until there are `most`.
-
-    Returns:
-        ``(P, 3, size, size)`` uint8, and why photos were passed over, each with its name.
-
-    Raises:
-        ValueError: there are fewer than two such patches.
-    """
-    found, skipped = [], []
-    with tqdm(total=most, desc="pristine", unit="patch", disable=None) as bar:
-        for i in np.random.default_rng(seed).permutation(len(photos)):
-            try:
-                patches = selection(photos.image(int(i)))
-            except ValueError as error:
-                skipped.append(str(error))
-                continue
-            found += (patches * 255).round().byte()
-            bar.update(len(patches))
-            if len(found) >= most:
-                break
-    if len(found) < 2:
-        size = selection.patch_size
-        raise ValueError(f"the order loss needs pristine patches of {size} pixels, the {len(photos)} photos gave {len(found)}")
-    return torch.stack(found[:most]), skipped
 
 
 @torch.inference_mode()

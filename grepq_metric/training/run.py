@@ -166,7 +166,7 @@ class Run:
         )
         with tqdm(initial=self.step, total=self.steps, unit="step", dynamic_ncols=True, disable=not self.world.leads) as bar:
             for sample in loader:
-                self.skip(sample.skipped)
+                self._skip(sample.skipped)
                 if sample.error:
                     raise ValueError(f"{sample.error}; {self._kept()}")
                 yield tuple(tensor.to(self.world.device) for tensor in sample.tensors)
@@ -219,8 +219,7 @@ class Run:
         except OSError as error:
             raise OSError(f"cannot write to {self.folder}: {error}; {self._kept()}. Free some space and --resume") from error
 
-    def skip(self, skipped: list[str]) -> None:
-        """Count photos that were passed over, and note why in ``skipped.txt``."""
+    def _skip(self, skipped: list[str]) -> None:
         self.skipped += len(skipped)
         if skipped:
             with self._writing(), (self.folder / "skipped.txt").open("a") as file:
