@@ -21,6 +21,7 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
+import torchvision.transforms.v2.functional as TF
 
 from benchmarks.runner import PeakMemory
 from benchmarks.synthetic import references, to_tensor
@@ -28,7 +29,7 @@ from grepq_metric import GRepQLoss
 
 SHAPE = (4, 3, 512, 512)
 KINDS = ("L1", "LPIPS (AlexNet)", "LPIPS (VGG)", "GRepQ", "GRepQ, checkpoint=False", "GRepQ, patches=16")
-SUBSETS = (4, 16, 64)
+SUBSETS = (4, 8, 16)
 
 
 def make(kind: str):
@@ -63,36 +64,44 @@ def step(kind: str, steps: int) -> dict[str, float]:
     return {"seconds": statistics.median(seconds), "memory": memory.peak() - before}
 
 
-@torch.inference_mode()
-def subsets(draws: int = 40) -> list[str]:
-    """Bias and standard deviation of the loss of random subsets of patches, on photos of scikit-image."""
+def versions() -> dict[str, list[torch.Tensor]]:
+    """Squares of scikit-image's photos, and what a restoration network might make of them."""
+    side = 288
+    clean = [to_tensor(photo)[..., :side, :side] for photo in references(None).values()]
+    generator = torch.Generator().manual_seed(0)
+    noisy = [x + 25 / 255 * torch.randn(x.shape, generator=generator) for x in clean]
+    return {"clean": clean, "noisy": noisy, "blurred": [TF.gaussian_blur(x, 13, 2.0) for x in clean]}
+
+
+def subsets(images: dict[str, list[torch.Tensor]], draws: int = 10) -> list[str]:
+    """What random subsets of patches do to the value of the loss and to its gradient."""
     lines = [
-        "| patches | bias, mean over photos | least to most | standard deviation, mean over photos |",
-        "|---|---|---|---|",
+        "| images | loss of all patches | patches | bias | standard deviation | cosine of gradients |",
+        "|---|---|---|---|---|---|",
     ]
-    photos = [to_tensor(photo) for photo in references(None).values()]
-    whole, features = GRepQLoss(), []
-    low = whole.model.low
-    for photo in photos:
-        features.append(low.patch_features(photo).flatten(1, 2))
+    whole = GRepQLoss()
+    for kind, group in images.items():
+        full = [_value_and_gradient(whole, x) for x in group]
+        for count in SUBSETS:
+            some, bias, spread, cosine = GRepQLoss(patches=count), [], [], []
+            torch.manual_seed(0)
+            for x, (value, gradient) in zip(group, full, strict=True):
+                drawn = [_value_and_gradient(some, x) for _ in range(draws)]
+                values = [v for v, _ in drawn]
+                bias.append(np.mean(values) - value)
+                spread.append(np.std(values, ddof=1))
+                cosine += [torch.cosine_similarity(g, gradient, dim=0).item() for _, g in drawn]
+            mean = np.mean([value for value, _ in full])
+            figures = f"{np.mean(bias):+.4f} | {np.mean(spread):.4f} | {np.mean(cosine):.2f}"
+            lines.append(f"| {kind} | {mean:.4f} | {count} | {figures} |")
+            print(lines[-1], flush=True)
+    return lines
 
-    def value(z):
-        return (1 - 2 * low.quality(low.distance(z))).item()
 
-    torch.manual_seed(0)
-    for count in SUBSETS:
-        bias, spread = [], []
-        for z in features:
-            values = [value(z[:, torch.randperm(z.shape[1])[:count]]) for _ in range(draws)]
-            bias.append(np.mean(values) - value(z))
-            spread.append(np.std(values, ddof=1))
-        lines.append(f"| {count} | {np.mean(bias):+.4f} | {min(bias):+.4f} to {max(bias):+.4f} | {np.mean(spread):.4f} |")
-    values = [value(z) for z in features]
-    return [
-        *lines,
-        "",
-        f"Patches of the photos: {[z.shape[1] for z in features]}; losses: {np.round(values, 4).tolist()}.",
-    ]
+def _value_and_gradient(loss: GRepQLoss, x: torch.Tensor) -> tuple[float, torch.Tensor]:
+    x = x.clone().requires_grad_()
+    value = loss(x)
+    return value.item(), torch.autograd.grad(value, x)[0].flatten()
 
 
 def main() -> None:
@@ -111,13 +120,16 @@ def main() -> None:
         found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
         lines.append(f"| {kind} | {found['seconds']:.3f} | {found['memory']:.0f} |")
         print(lines[-1], flush=True)
-    lines += ["", *subsets()]
+    images = versions()
+    height, width = images["clean"][0].shape[-2:]
+    patches = GRepQLoss().model.low.patch_features(images["clean"][0]).shape[1:3].numel()
+    lines += ["", *subsets(images), ""]
+    lines += [f"Means over {len(images['clean'])} photos of {width}x{height}, {patches} patches each, and 10 draws."]
     date = datetime.now(timezone.utc).date().isoformat()
     lines += [
-        "",
-        f"{date}, {GRepQLoss().model.weights_id}, torch {torch.__version__}, {torch.get_num_threads()} threads, a batch of",
+        f"Steps: a batch of {SHAPE[0]} images of {SHAPE[2]}x{SHAPE[3]}, median of {arguments.steps}.",
+        f"{date}, {GRepQLoss().model.weights_id}, torch {torch.__version__}, {torch.get_num_threads()} threads.",
     ]
-    lines += [f"{SHAPE[0]} images of {SHAPE[2]}x{SHAPE[3]}, median of {arguments.steps} steps."]
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "loss_cost.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))

@@ -35,10 +35,14 @@ SIGMA = 25 / 255
 CROP = 144
 SIDE = 256
 HELD_OUT = 12
-MAIN = 0.03
-"""Weight of GRepQ in the runs of all seeds; `SWEEP` are those of the first seed alone."""
-SWEEP = (0.003, 0.01, 0.1, 0.3, 1.0)
+PHOTOS = 240
+BASE_LR, LR = 1e-3, 2e-4
+MAIN = {"GRepQ": 0.03, "TV": 0.01}
+"""Weights of the runs of all seeds; `SWEEP` are those of the first seed alone."""
+SWEEP = {"GRepQ": (0.01, 0.1, 0.3, 1.0), "TV": (0.003, 0.03, 0.1)}
 ALONE = "GRepQ alone"
+REFERENCES = ("clean photo", "noisy input")
+"""Rows of what the networks are given, in the order of `Pairs`."""
 METRICS = {"psnr": "up", "ssim": "up", "fsim": "up", "grepq-ll": "up", "brisque-package": "down", "piqe": "down"}
 """Reported metrics, and where better is. Not NIQE: such squares are too small for it (noisy ones beat clean ones)."""
 
@@ -110,10 +114,11 @@ def train(
 
 def losses(grepq: GRepQLoss, first: bool) -> dict[str, Callable]:
     """Loss functions of restored and clean images, by name; more of them for the first seed."""
-    l1, tv = torch.nn.functional.l1_loss, WeightedTVLoss(reduction="mean")
-    found = {"L1": l1, "L1 + 0.01 TV": lambda x, y: l1(x, y) + 0.01 * tv(x)}
-    for weight in sorted((MAIN, *SWEEP)) if first else (MAIN,):
-        found[f"L1 + {weight} GRepQ"] = lambda x, y, weight=weight: l1(x, y) + weight * grepq(x)
+    l1, terms = torch.nn.functional.l1_loss, {"TV": WeightedTVLoss(reduction="mean"), "GRepQ": grepq}
+    found = {"L1": l1}
+    for name, term in terms.items():
+        for weight in sorted((MAIN[name], *SWEEP[name])) if first else (MAIN[name],):
+            found[f"L1 + {weight} {name}"] = lambda x, y, w=weight, term=term: l1(x, y) + w * term(x)
     return found | ({ALONE: lambda x, y: grepq(x)} if first else {})
 
 
@@ -136,7 +141,7 @@ def measure(network: Callable, pairs: Pairs, metrics: dict) -> dict[str, dict[st
 
 
 class Runs:
-    """Finished runs of a folder: a line each in ``restoration.jsonl``, and the networks.
+    """Finished runs of a folder: a line each in ``restoration.jsonl``, and the networks, with their settings.
 
     Raises:
         ValueError: the folder holds runs with other settings.
@@ -158,12 +163,15 @@ class Runs:
         """The trained network of this name, from disk, or made and kept."""
         path = self.folder / f"{name.replace(' ', '_')}_{seed}.pt"
         if path.exists():
+            kept = torch.load(path, weights_only=True)
+            if kept["settings"] != self.settings:
+                raise ValueError(f"{path} is of a run with {kept['settings']}, expected {self.settings}: choose another --out")
             network = denoiser()
-            network.load_state_dict(torch.load(path, weights_only=True))
+            network.load_state_dict(kept["network"])
             return network.eval()
         network = make()
         part = path.with_suffix(".part")
-        torch.save(network.state_dict(), part)
+        torch.save({"network": network.state_dict(), "settings": self.settings}, part)
         part.replace(path)
         return network
 
@@ -181,16 +189,16 @@ def run(runs: Runs, photos: torch.Tensor, pairs: Pairs, seeds: int) -> dict[str,
     grepq, shown = GRepQLoss(), {}
     done = {(row["loss"], row["seed"]) for row in runs.rows}
     settings = runs.settings
-    for name, network in (("noisy input", lambda x: x), ("clean photo", None)):
+    for place, name in enumerate(REFERENCES):
         if (name, 0) not in done:
-            these = {key: (clean, noisy if network else clean) for key, (clean, noisy) in pairs.items()}
+            these = {key: (pair[0], pair[place]) for key, pair in pairs.items()}
             runs.add({"loss": name, "seed": 0, "seconds_per_step": None, "figures": measure(lambda x: x, these, metrics)})
     for seed in range(seeds):
 
         def start(seed=seed):
             torch.manual_seed(seed)
             l1 = torch.nn.functional.l1_loss
-            return train(denoiser(), photos, l1, settings["base_steps"], settings["batch"], 1e-3, seed)
+            return train(denoiser(), photos, l1, settings["base_steps"], settings["batch"], BASE_LR, seed)
 
         base = runs.network("base", seed, start)
         for name, loss in losses(grepq, first=seed == 0).items():
@@ -200,7 +208,7 @@ def run(runs: Runs, photos: torch.Tensor, pairs: Pairs, seeds: int) -> dict[str,
                 network = denoiser()
                 network.load_state_dict(base.state_dict())
                 began = time.monotonic()
-                network = train(network, photos, loss, settings["steps"], settings["batch"], 2e-4, 100 + seed)
+                network = train(network, photos, loss, settings["steps"], settings["batch"], LR, 100 + seed)
                 seconds.append((time.monotonic() - began) / settings["steps"])
                 return network
 
@@ -259,7 +267,7 @@ def main() -> None:
     parser.add_argument("--photos", type=Path, required=True, help="clean photos")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--base-steps", type=int, default=800)
-    parser.add_argument("--steps", type=int, default=300, help="of fine-tuning")
+    parser.add_argument("--steps", type=int, default=200, help="of fine-tuning")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
@@ -268,8 +276,9 @@ def main() -> None:
     settings = {"base_steps": arguments.base_steps, "steps": arguments.steps, "batch": arguments.batch}
     settings["photos"] = listed.identity()["photos_sha256"]
     settings["weights"] = GRepQLoss().model.weights_id
+    settings |= {"sigma": SIGMA, "crop": CROP, "side": SIDE, "count": PHOTOS, "held_out": HELD_OUT, "lr": [BASE_LR, LR]}
     runs = Runs(arguments.out, settings)
-    photos = read(listed, 240 + HELD_OUT, seed=0)
+    photos = read(listed, PHOTOS + HELD_OUT, seed=0)
     pairs = held_out(photos[:HELD_OUT])
     networks = run(runs, photos[HELD_OUT:], pairs, arguments.seeds)
 
@@ -277,7 +286,7 @@ def main() -> None:
     restored = {name: restore(network, noisy) for name, network in networks.items()}
     picture(arguments.out / "restoration.png", {"clean": clean, "noisy": noisy, **restored})
     lines = [
-        *tables(runs.rows, list(pairs)),
+        *tables([row for row in runs.rows if row["loss"] in (*networks, *REFERENCES)], list(pairs)),
         "Squares of 256 pixels; mean over photos, and mean ± standard deviation over seeds.",
         f"{datetime.now(timezone.utc).date().isoformat()}, {settings['weights']}, torch {torch.__version__},",
         f"{torch.get_num_threads()} threads; {settings['base_steps']} steps with L1, then {settings['steps']} of fine-tuning.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -26,12 +27,16 @@ class GRepQLoss(nn.Module):
         patches: take as many patches of each image at most, drawn at random in each call (``torch.manual_seed``), instead of
             all: quicker, but the distance then varies, and is larger on average, since fewer patches estimate its mean.
         loss_weight: the loss is multiplied by it.
-        checkpoint: keep the activations of one chunk of patches at a time, and compute them twice: memory then hardly grows
-            with the size of images.
+        checkpoint: of the low-level pathway, keep the activations of one chunk of patches at a time, and compute them twice:
+            memory then grows with the patches, four times the images, and not with what the network makes of them.
         options: as in `GRepQ.from_pretrained`, for example ``chunk_size=16``.
 
     Raises:
-        ValueError: `reduction` or `patches` is not one of these; and as `GRepQ.from_pretrained`.
+        ValueError: `weights` is no name or folder, `reduction` or `patches` is not one of these, or there are no patches
+            because the weights lack the low-level pathway; and as `GRepQ.from_pretrained`.
+
+    Warns:
+        UserWarning: values of the first call are far outside of [0, 1]. The loss is then close to 1, and its gradient to 0.
 
     Example:
         >>> import torch
@@ -46,6 +51,7 @@ class GRepQLoss(nn.Module):
     def __init__(
         self,
         weights: str | Path = "grepq-ll",
+        *,
         reduction: str = "mean",
         patches: int | None = None,
         loss_weight: float = 1.0,
@@ -53,6 +59,8 @@ class GRepQLoss(nn.Module):
         **options,
     ) -> None:
         super().__init__()
+        if not isinstance(weights, (str, Path)):
+            raise ValueError(f"weights must be a name or a folder, got {weights!r}; the weight of the loss is loss_weight")
         if reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
         if patches is not None and not (isinstance(patches, int) and patches >= 1):
@@ -61,14 +69,16 @@ class GRepQLoss(nn.Module):
         self.model = GRepQ.from_pretrained(weights, **options).requires_grad_(False)
         if self.model.low is not None:
             self.model.low.checkpoint_chunks = checkpoint
+        elif patches is not None:
+            raise ValueError(f"patches={patches} needs the low-level pathway, which {weights} lacks")
+        self._checked = False
 
-    def forward(self, x: Tensor, target: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:
         """Loss of images.
 
         Args:
             x: ``(N, 3, H, W)`` RGB or ``(N, 1, H, W)`` grey, nominally in [0, 1]; a network in training may overshoot.
             target: not used; training frameworks pass the clean images to every loss.
-            weight: not used, for the same reason.
 
         Returns:
             Scalar, or ``(N,)`` with the reduction ``none``, in float32, or float64 for such images.
@@ -77,6 +87,13 @@ class GRepQLoss(nn.Module):
             ValueError: `x` has another shape or type.
         """
         x, dtype = self.model._prepare(x, check_values=False)
+        if not (self._checked or torch.compiler.is_compiling()):  # later calls need not wait for the device
+            self._checked = True
+            low, high = x.detach().aminmax()
+            if low < -1 or high > 2:
+                warnings.warn(
+                    f"GRepQLoss expects values in [0, 1], got {low.item():g} to {high.item():g}", stacklevel=4
+                )  # of the caller of the module
         score = x.new_zeros(len(x), dtype=torch.float64)
         if (low := self.model.low) is not None:
             z = low.patch_features(x, self.patches)

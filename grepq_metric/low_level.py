@@ -66,7 +66,7 @@ class LowLevelPathway(nn.Module):
                 raise ValueError(f"{name} must be positive, got {value}")
         self.patch_size, self.patch_stride, self.chunk_size = patch_size, patch_stride, chunk_size
         self.ridge, self.distance_scale = ridge, distance_scale
-        self.checkpoint_chunks = False
+        self.checkpoint_chunks = True
         self.encoder = LowLevelEncoder()
         self.register_buffer("pristine_mean", torch.full((FEATURES,), torch.nan, dtype=torch.float64))
         self.register_buffer("pristine_cov", torch.eye(FEATURES, dtype=torch.float64))
@@ -88,18 +88,21 @@ class LowLevelPathway(nn.Module):
         size, stride = self.patch_size, self.patch_stride
         patches = x.unfold(2, size, stride).unfold(3, size, stride).permute(0, 2, 3, 1, 4, 5)  # a view, nothing copied
         n, h, w = patches.shape[:3]
-        if (
-            torch.compiler.is_compiling() and count is None
-        ):  # a graph has no loop over a number of chunks that it does not know
+        # A graph has no loop over a number of chunks that it does not know.
+        if torch.compiler.is_compiling() and count is None:
             columns = F.unfold(x, size, stride=stride).mT.reshape(n * h * w, x.shape[1], size, size)
             return self.encoder(columns).view(n, h, w, FEATURES)
         index = torch.arange(n * h * w, device=x.device).view(n, h * w)
         if count is not None and count < h * w:
             index = index.gather(1, torch.rand(n, h * w, device=x.device).argsort(1)[:, :count])
-        chunks = [
-            self._encode(patches[part // (h * w), part // w % h, part % w]) for part in index.flatten().split(self.chunk_size)
-        ]
-        return torch.cat(chunks).view(*((n, h, w) if count is None else index.shape), FEATURES)
+        index, shape = index.flatten(), (n, h, w) if count is None else index.shape
+
+        def gather(part: Tensor) -> Tensor:
+            return patches[part // (h * w), part // w % h, part % w]
+
+        # Where gradients flow, all at once: the gradient of each part would be as large as that of all patches.
+        chunks = gather(index).split(self.chunk_size) if x.requires_grad else map(gather, index.split(self.chunk_size))
+        return torch.cat([self._encode(chunk) for chunk in chunks]).view(*shape, FEATURES)
 
     def _encode(self, patches: Tensor) -> Tensor:
         if self.checkpoint_chunks and patches.requires_grad:
@@ -130,7 +133,7 @@ class LowLevelPathway(nn.Module):
         whitened = torch.linalg.solve_triangular(factor, (self.pristine_mean - means).mT, upper=False)
         # The clamp keeps the square root's gradient finite where an image equals the pristine mean.
         distance = whitened.square().sum(-2).clamp_min(1e-24).sqrt()
-        return torch.where(failed.unsqueeze(-1) == 0, distance, torch.nan)
+        return distance * torch.where(failed.unsqueeze(-1) == 0, 1.0, torch.nan)  # so that the gradient is NaN, too
 
     def quality(self, distance: Tensor) -> Tensor:
         """Q_L of a distance: 1 - sigmoid(d / 100), in (0, 0.5], higher is better."""

@@ -8,8 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities.data import dim_zero_cat
+
+try:
+    from torchmetrics import Metric
+    from torchmetrics.utilities.data import dim_zero_cat
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError('GRepQMetric needs torchmetrics: pip install "grepq-metric[torchmetrics]"') from error
 
 from grepq_metric.functional import grepq
 from grepq_metric.model import GRepQ

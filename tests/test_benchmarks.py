@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import few_labels, restoration, synthetic
+from benchmarks import few_labels, loss_cost, restoration, synthetic
 from benchmarks.training_gain import near_duplicates, score_all
+from grepq_metric import GRepQLoss
 from grepq_metric.training.photos import PhotoList
 
 
@@ -105,6 +106,16 @@ def test_labels_are_drawn_from_one_half_and_tested_on_the_other():
     assert sorted(i // 30 for i in few_labels.farthest_points(x, 4)) == [0, 1, 2, 3]
 
 
+def test_the_cost_of_subsets_is_that_of_the_loss(photos, monkeypatch):
+    x = photos["cat"][..., :144, :192]  # 2 x 3 patches
+    monkeypatch.setattr(loss_cost, "SUBSETS", (2, 6))
+    some, every = (line.strip("| ").split(" | ") for line in loss_cost.subsets({"clean": [x]}, draws=3)[2:])
+    assert float(every[1]) == pytest.approx(GRepQLoss()(x).item(), abs=1e-4)
+    assert [float(v) for v in every[3:]] == pytest.approx([0, 0, 1], abs=1e-3)
+    assert float(some[4]) > 0
+    assert float(some[5]) < 1
+
+
 @pytest.fixture
 def small_restoration(monkeypatch, photos):
     """The restoration benchmark with a network of one layer, one metric and a few squares of photos."""
@@ -115,7 +126,7 @@ def small_restoration(monkeypatch, photos):
 
     monkeypatch.setattr(restoration, "denoiser", network)
     monkeypatch.setattr(restoration, "METRICS", {"psnr": "up"})
-    monkeypatch.setattr(restoration, "SWEEP", ())
+    monkeypatch.setattr(restoration, "SWEEP", {"GRepQ": (), "TV": ()})
     squares = torch.stack([restoration.centre(photos[name][0]) for name in ("astronaut", "coffee", "cat")])
     noise = restoration.SIGMA * torch.randn(squares[:2].shape, generator=torch.Generator().manual_seed(0))
     return squares, {"some": (squares[:2], squares[:2] + noise)}
@@ -126,7 +137,7 @@ def test_the_restoration_benchmark_reports_what_the_networks_do_and_continues(sm
     settings = {"base_steps": 2, "steps": 3, "batch": 1, "photos": "p", "weights": "w"}
     networks = restoration.run(restoration.Runs(tmp_path, settings), photos, pairs, seeds=2)
     runs = restoration.Runs(tmp_path, settings)
-    names = {"L1", "L1 + 0.01 TV", f"L1 + {restoration.MAIN} GRepQ", "GRepQ alone"}
+    names = {"L1", "L1 + 0.01 TV", f"L1 + {restoration.MAIN['GRepQ']} GRepQ", "GRepQ alone"}
     assert set(networks) == names
     assert len(runs.rows) == 2 + len(names) + len(names) - 1
     clean, noisy = pairs["some"]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from grepq_metric import GRepQ
+from tests.conftest import TINY
 
 SIZES = ((144, 160), (200, 300), (250, 421))
 
@@ -23,20 +24,27 @@ def test_the_score_exports_at_one_size(packaged):
     assert program.module()(x) == pytest.approx(packaged(x), abs=1e-6)
 
 
-def test_the_score_exports_for_any_size(packaged):
+@pytest.mark.parametrize("pathways", ["low", "both"])
+def test_the_score_exports_for_any_size(packaged, tiny_clip, pathways):
+    model = packaged
+    if pathways == "both":
+        model = GRepQ(image_tower=TINY).requires_grad_(False)
+        model.low.load_state_dict(packaged.low.state_dict())
+        model.high.load_state_dict(tiny_clip)
+        model(images(SIZES[0]))  # what is not loaded as a whole is checked in the first call
     sides = {2: torch.export.Dim("height", min=144, max=8192), 3: torch.export.Dim("width", min=144, max=8192)}
-    program = torch.export.export(packaged, (images((200, 290)),), dynamic_shapes={"x": sides})
+    program = torch.export.export(model, (images((200, 290)),), dynamic_shapes={"x": sides})
     for size in SIZES:
-        assert program.module()(images(size)) == pytest.approx(packaged(images(size)), abs=1e-6)
+        assert program.module()(images(size)) == pytest.approx(model(images(size)), abs=1e-6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
-def test_the_score_compiles_as_one_graph(packaged, backend):
+@pytest.mark.parametrize(("backend", "dynamic"), [("aot_eager", True), ("inductor", True), ("inductor", None)])
+def test_the_score_compiles_as_one_graph(packaged, backend, dynamic):
     torch.compiler.reset()
-    compiled = torch.compile(packaged, backend=backend, fullgraph=True, dynamic=True)
+    compiled = torch.compile(packaged, backend=backend, fullgraph=True, dynamic=dynamic)
     for size in SIZES:
-        assert compiled(images(size)) == pytest.approx(packaged(images(size)), abs=1e-5)
+        assert compiled(images(size)) == pytest.approx(packaged(images(size)), abs=1e-6)
 
 
 @pytest.mark.parametrize("pathway", ["low", pytest.param("high", marks=pytest.mark.slow)])
@@ -50,4 +58,4 @@ def test_encoders_export_to_onnx(model, pathway, tmp_path):
     for batch in (1, 5):
         x = torch.rand(batch, 3, 96, 96, generator=torch.Generator().manual_seed(batch))
         (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        assert found == pytest.approx(encoder(x), rel=1e-3, abs=2e-5)
+        assert found == pytest.approx(encoder(x), rel=0, abs=2e-5)

@@ -1,5 +1,10 @@
 """Promises of the loss term and of the other toolkits: pyiqa's losses, piq's conventions, torchmetrics."""
 
+import re
+import sys
+import types
+from pathlib import Path
+
 import pyiqa
 import pytest
 import torch
@@ -40,6 +45,25 @@ def test_pyiqa_builds_it_from_an_option_file(loss, photos):
     built = build_loss({"type": "GRepQLoss", "loss_weight": 0.1, "reduction": "sum"})
     x = photos["rocket"]
     assert built(x, torch.zeros_like(x)).item() == pytest.approx(0.1 * loss(x).item(), rel=1e-5)
+
+
+def test_the_readmes_class_for_basicsr_fits_its_models(photos, monkeypatch):
+    """BasicSR, which no longer installs, takes the pair of a perceptual and a style loss; its registry is pyiqa's."""
+    from pyiqa.utils.registry import LOSS_REGISTRY, Registry
+
+    package = {name: types.ModuleType(name) for name in ("basicsr", "basicsr.utils", "basicsr.utils.registry")}
+    package["basicsr.utils.registry"].LOSS_REGISTRY = Registry("loss")
+    for name, module in package.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "basicsr" in block)
+    exec(code, {"__name__": "grepq_loss"})
+    built = package["basicsr.utils.registry"].LOSS_REGISTRY.get("GRepQPerceptualLoss")(loss_weight=0.03)
+    x = photos["stereo"]
+    perceptual, style = built(x, torch.zeros_like(x))
+    assert perceptual.item() == pytest.approx(0.03 * GRepQLoss()(x).item(), rel=1e-5)
+    assert style is None
+    assert "GRepQLoss" in LOSS_REGISTRY
 
 
 def test_reductions(photos):
@@ -141,9 +165,25 @@ def test_mixed_precision(loss, photos):
     assert all(p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in network.parameters())
 
 
-def test_what_overflowed_gives_nan_and_no_error(loss):
-    x = torch.full((1, 3, 96, 96), torch.inf, requires_grad=True)
-    assert loss(x).isnan()
+def test_a_scaler_skips_the_step_where_something_overflowed(loss, photos):
+    network = torch.nn.Conv2d(3, 3, 1)
+    optimizer = torch.optim.SGD(network.parameters(), 1e-3)
+    for factor in (1e30, torch.inf):  # the features are finite, but not their distance; nothing is finite
+        scaler, before = torch.amp.GradScaler("cpu"), network.weight.detach().clone()
+        value = loss(network(photos["cat"][..., :144, :192]) * factor)
+        assert value.isnan()
+        scaler.scale(value).backward()
+        assert network.weight.grad.isnan().any()
+        scaler.step(optimizer)
+        scaler.update()
+        assert torch.equal(network.weight, before)
+        assert scaler.get_scale() == 32768
+        optimizer.zero_grad()
+
+
+def test_another_scale_of_values_is_noticed(photos):
+    with pytest.warns(UserWarning, match=r"expects values in \[0, 1\], got . to 255"):
+        GRepQLoss()((photos["stereo"] * 255).round())
 
 
 def test_the_function_keeps_gradients_after_a_first_call_without(photos):
@@ -171,11 +211,18 @@ def test_a_few_steps_lower_it(loss, photos):
         ({"reduction": "max"}, "reduction must be one of mean, sum, none, got 'max'"),
         ({"patches": 0}, "patches must be None or at least 1, got 0"),
         ({"weights": "grepq-xl"}, "unknown weights 'grepq-xl'"),
+        ({"weights": 0.1}, "weights must be a name or a folder, got 0.1; the weight of the loss is loss_weight"),
     ],
 )
 def test_bad_settings_are_explained(arguments, message):
     with pytest.raises(ValueError, match=message):
         GRepQLoss(**arguments)
+
+
+def test_patches_need_the_low_level_pathway(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="patches=4 needs the low-level pathway"):
+        GRepQLoss(tmp_path, pathways=["high"], patches=4)
 
 
 def test_bad_images_are_explained(loss):
@@ -208,6 +255,8 @@ def test_the_torchmetrics_metric(photos):
     assert isinstance(metric, torchmetrics.Metric)
     assert metric.higher_is_better
     assert metric.is_differentiable
+    assert gradient(metric, x).abs().max() > 0
+    metric.reset()
     metric.update(x[:1])
     metric.update(x[1:])
     assert metric.compute().item() == pytest.approx(expected.mean().item(), abs=1e-6)
