@@ -283,7 +283,9 @@ def main() -> None:
     networks = run(runs, photos[HELD_OUT:], pairs, arguments.seeds)
 
     clean, noisy = pairs["scikit-image"]
-    restored = {name: restore(network, noisy) for name, network in networks.items()}
+    most = f"L1 + {SWEEP['GRepQ'][-1]} GRepQ"
+    shown = ("L1", *(f"L1 + {weight} {name}" for name, weight in MAIN.items()), most, ALONE)
+    restored = {name: restore(networks[name], noisy) for name in shown}
     picture(arguments.out / "restoration.png", {"clean": clean, "noisy": noisy, **restored})
     lines = [
         *tables([row for row in runs.rows if row["loss"] in (*networks, *REFERENCES)], list(pairs)),
