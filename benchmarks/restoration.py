@@ -159,21 +159,26 @@ class Runs:
         if text != "".join(whole):
             self.table.write_text("".join(whole))
 
-    def network(self, name: str, seed: int, make: Callable[[], torch.nn.Module]) -> torch.nn.Module:
-        """The trained network of this name, from disk, or made and kept."""
-        path = self.folder / f"{name.replace(' ', '_')}_{seed}.pt"
-        if path.exists():
-            kept = torch.load(path, weights_only=True)
-            if kept["settings"] != self.settings:
-                raise ValueError(f"{path} is of a run with {kept['settings']}, expected {self.settings}: choose another --out")
-            network = denoiser()
-            network.load_state_dict(kept["network"])
-            return network.eval()
-        network = make()
-        part = path.with_suffix(".part")
+    def load(self, name: str, seed: int) -> torch.nn.Module | None:
+        """The trained network of this name, if it is there."""
+        path = self._path(name, seed)
+        if not path.exists():
+            return None
+        kept = torch.load(path, weights_only=True)
+        if kept["settings"] != self.settings:
+            raise ValueError(f"{path} is of a run with {kept['settings']}, expected {self.settings}: choose another --out")
+        network = denoiser()
+        network.load_state_dict(kept["network"])
+        return network.eval()
+
+    def keep(self, network: torch.nn.Module, name: str, seed: int) -> None:
+        """Write a trained network."""
+        part = self._path(name, seed).with_suffix(".part")
         torch.save({"network": network.state_dict(), "settings": self.settings}, part)
-        part.replace(path)
-        return network
+        part.replace(self._path(name, seed))
+
+    def _path(self, name: str, seed: int) -> Path:
+        return self.folder / f"{name.replace(' ', '_')}_{seed}.pt"
 
     def add(self, row: dict) -> None:
         """Keep the figures of a run."""
@@ -194,28 +199,23 @@ def run(runs: Runs, photos: torch.Tensor, pairs: Pairs, seeds: int) -> dict[str,
             these = {key: (pair[0], pair[place]) for key, pair in pairs.items()}
             runs.add({"loss": name, "seed": 0, "seconds_per_step": None, "figures": measure(lambda x: x, these, metrics)})
     for seed in range(seeds):
-
-        def start(seed=seed):
+        if (base := runs.load("base", seed)) is None:
             torch.manual_seed(seed)
             l1 = torch.nn.functional.l1_loss
-            return train(denoiser(), photos, l1, settings["base_steps"], settings["batch"], BASE_LR, seed)
-
-        base = runs.network("base", seed, start)
+            base = train(denoiser(), photos, l1, settings["base_steps"], settings["batch"], BASE_LR, seed)
+            runs.keep(base, "base", seed)
         for name, loss in losses(grepq, first=seed == 0).items():
-            seconds = []
-
-            def tune(seed=seed, base=base, loss=loss, seconds=seconds):
+            seconds = None
+            if (network := runs.load(name, seed)) is None:
                 network = denoiser()
                 network.load_state_dict(base.state_dict())
                 began = time.monotonic()
-                network = train(network, photos, loss, settings["steps"], settings["batch"], LR, 100 + seed)
-                seconds.append((time.monotonic() - began) / settings["steps"])
-                return network
-
-            network = runs.network(name, seed, tune)
+                train(network, photos, loss, settings["steps"], settings["batch"], LR, 100 + seed)
+                seconds = (time.monotonic() - began) / settings["steps"]
+                runs.keep(network, name, seed)
             if (name, seed) not in done:
                 figures = measure(network, pairs, metrics)
-                runs.add({"loss": name, "seed": seed, "seconds_per_step": sum(seconds) or None, "figures": figures})
+                runs.add({"loss": name, "seed": seed, "seconds_per_step": seconds, "figures": figures})
             if seed == 0:
                 shown[name] = network
     return shown
