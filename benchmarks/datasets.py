@@ -377,7 +377,7 @@ _ALL = (
     _from_pyiqa("livem", "LIVE-MD", "synthetic", 450, (0, 100), lower_better=True, note="DMOS, two distortions in a row"),
     _from_pyiqa("pipal", "PIPAL", "synthetic", 23200, (0, 2000), note="the public training part; Elo scores"),
     Record("biq2021", "BIQ2021", "authentic", 12000, (0, 1), RESEARCH, _biq2021,
-           overlaps=("grepq-ll: 2,000 photos of its training split, without scores",)),
+           overlaps=("grepq-ll: 1,988 photos of its training split, without scores",)),
     Record("agiqa-1k", "AGIQA-1K", "generated", 1080, (-10, 10), RESEARCH, _agiqa_1k),
     Record("agiqa-3k", "AGIQA-3K", "generated", 2982, (0, 5), RESEARCH, _agiqa_3k),
     Record("toy", "toy", "synthetic", 205, (-5, 0), "photos of scikit-image, CC0 or public domain as its docs state", _toy,

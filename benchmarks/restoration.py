@@ -289,7 +289,8 @@ def main() -> None:
     picture(arguments.out / "restoration.png", {"clean": clean, "noisy": noisy, **restored})
     lines = [
         *tables([row for row in runs.rows if row["loss"] in (*networks, *REFERENCES)], list(pairs)),
-        "Squares of 256 pixels; mean over photos, and mean ± standard deviation over seeds.",
+        "Squares of 256 pixels; mean over photos, and mean ± standard deviation over seeds. Rows of one seed are of",
+        "the first one: compare them with each other, and with the first seed's L1 in restoration.jsonl.",
         f"{datetime.now(timezone.utc).date().isoformat()}, {settings['weights']}, torch {torch.__version__},",
         f"{torch.get_num_threads()} threads; {settings['base_steps']} steps with L1, then {settings['steps']} of fine-tuning.",
         "The photos of the folder were among the contents that the weights were trained on; scikit-image's were not.",

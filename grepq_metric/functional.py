@@ -17,7 +17,7 @@ def grepq(x: Tensor, data_range: float = 1.0, reduction: str = "none", weights: 
     Args:
         x: ``(N, 3, H, W)`` RGB or ``(N, 1, H, W)`` grey in [0, `data_range`]; integers are taken, too.
         data_range: largest value of `x`: 1 or 255.
-        reduction: ``none``, ``mean`` or ``sum`` over images.
+        reduction: ``none``, ``mean`` (piq's default) or ``sum`` over images.
         weights: as in `GRepQ.from_pretrained`. They are loaded once for each device: a folder that is written anew later
             does not change what this process computes.
 

@@ -19,7 +19,8 @@ class GRepQLoss(nn.Module):
     """1 - score / best possible score: in [0, 1], 0 is best. A loss term beside a fidelity loss such as L1.
 
     With the low-level pathway alone it is tanh(d / 200) of the distance d. The weights are frozen and stay in evaluation mode
-    under `train`; gradients flow to the images.
+    under `train`; gradients flow to the images, but not to what patches of 96 pixels, 48 apart, leave over at the right and
+    the bottom of a crop.
 
     Args:
         weights: as in `GRepQ.from_pretrained`.
