@@ -30,6 +30,7 @@ from grepq_metric import GRepQLoss
 SHAPE = (4, 3, 512, 512)
 KINDS = ("L1", "LPIPS (AlexNet)", "LPIPS (VGG)", "GRepQ", "GRepQ, checkpoint=False", "GRepQ, patches=16")
 SUBSETS = (4, 8, 16)
+DRAWS = 10
 
 
 def make(kind: str):
@@ -73,7 +74,7 @@ def versions() -> dict[str, list[torch.Tensor]]:
     return {"clean": clean, "noisy": noisy, "blurred": [TF.gaussian_blur(x, 13, 2.0) for x in clean]}
 
 
-def subsets(images: dict[str, list[torch.Tensor]], draws: int = 10) -> list[str]:
+def subsets(images: dict[str, list[torch.Tensor]], draws: int = DRAWS) -> list[str]:
     """What random subsets of patches do to the value of the loss and to its gradient."""
     lines = [
         "| images | loss of all patches | patches | bias | standard deviation | cosine of gradients |",
@@ -124,7 +125,7 @@ def main() -> None:
     height, width = images["clean"][0].shape[-2:]
     patches = GRepQLoss().model.low.patch_features(images["clean"][0]).shape[1:3].numel()
     lines += ["", *subsets(images), ""]
-    lines += [f"Means over {len(images['clean'])} photos of {width}x{height}, {patches} patches each, and 10 draws."]
+    lines += [f"Means over {len(images['clean'])} photos of {width}x{height}, {patches} patches each, and {DRAWS} draws."]
     date = datetime.now(timezone.utc).date().isoformat()
     lines += [
         f"Steps: a batch of {SHAPE[0]} images of {SHAPE[2]}x{SHAPE[3]}, median of {arguments.steps}.",

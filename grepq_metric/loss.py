@@ -92,9 +92,8 @@ class GRepQLoss(nn.Module):
             self._checked = True
             low, high = x.detach().aminmax()
             if low < -1 or high > 2:
-                warnings.warn(
-                    f"GRepQLoss expects values in [0, 1], got {low.item():g} to {high.item():g}", stacklevel=4
-                )  # of the caller of the module
+                message = f"GRepQLoss expects values in [0, 1], got {low.item():g} to {high.item():g}"
+                warnings.warn(message, stacklevel=4)  # names the line that called the module, not torch's
         score = x.new_zeros(len(x), dtype=torch.float64)
         if (low := self.model.low) is not None:
             z = low.patch_features(x, self.patches)

@@ -28,4 +28,5 @@ def grepq(*args, stdin="", status=0, cwd=None):
             os.chdir(before)
     written = {name: stream.buffer.getvalue().decode() for name, stream in streams.items()}
     assert code == status, written["stderr"]
+    assert "Traceback" not in written["stderr"]
     return SimpleNamespace(**written)

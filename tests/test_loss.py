@@ -165,6 +165,11 @@ def test_mixed_precision(loss, photos):
     assert all(p.grad.isfinite().all() and p.grad.abs().max() > 0 for p in network.parameters())
 
 
+def test_what_overflowed_gives_nan_and_no_error(loss):
+    x = torch.full((1, 3, 96, 96), torch.inf, requires_grad=True)
+    assert loss(x).isnan()
+
+
 def test_a_scaler_skips_the_step_where_something_overflowed(loss, photos):
     network = torch.nn.Conv2d(3, 3, 1)
     optimizer = torch.optim.SGD(network.parameters(), 1e-3)
