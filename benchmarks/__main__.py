@@ -48,10 +48,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from benchmarks.datasets import open_dataset
-    from benchmarks.metrics import open_metric
-    from benchmarks.runner import run
-    from grepq_metric.training.world import World
+    from benchmarks.harness.datasets import open_dataset
+    from benchmarks.harness.metrics import open_metric
+    from benchmarks.harness.runner import run
+    from grepq_metric.training.distributed import World
 
     if given.draws < 1:
         raise ValueError(f"--draws must be at least 1, got {given.draws}")
@@ -88,7 +88,7 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _report(given: argparse.Namespace) -> int:
-    from benchmarks.report import write_report
+    from benchmarks.harness.report import write_report
 
     for path in write_report(given.results, given.out, given.failures):
         print(path)
@@ -96,8 +96,8 @@ def _report(given: argparse.Namespace) -> int:
 
 
 def _list(given: argparse.Namespace) -> int:
-    from benchmarks.datasets import RECORDS
-    from benchmarks.metrics import known_metrics
+    from benchmarks.harness.datasets import RECORDS
+    from benchmarks.harness.metrics import known_metrics
 
     print("Datasets:")
     for record in RECORDS.values():

@@ -4,7 +4,7 @@ Importing this package is cheap, and registers its metrics with pyiqa: torch and
 first used.
 """
 
-from grepq_metric import _autoload
+from grepq_metric.integrations import hook
 
 __version__ = "0.1.0"
 __all__ = ["GRepQ", "GRepQLoss", "GRepQRegressor", "WeightsError", "grepq", "read_image"]
@@ -12,20 +12,20 @@ __all__ = ["GRepQ", "GRepQLoss", "GRepQRegressor", "WeightsError", "grepq", "rea
 _HOMES = {
     "GRepQ": "grepq_metric.model",
     "GRepQLoss": "grepq_metric.loss",
-    "GRepQRegressor": "grepq_metric.regression",
-    "WeightsError": "grepq_metric.weights",
-    "grepq": "grepq_metric.functional",
+    "GRepQRegressor": "grepq_metric.heads.regressor",
+    "WeightsError": "grepq_metric.errors",
+    "grepq": "grepq_metric.integrations.piq",
     "read_image": "grepq_metric.images",
 }
 
 TYPE_CHECKING = False  # as typing's, which would take time to import
 if TYPE_CHECKING:
-    from grepq_metric.functional import grepq
+    from grepq_metric.errors import WeightsError
+    from grepq_metric.heads.regressor import GRepQRegressor
     from grepq_metric.images import read_image
+    from grepq_metric.integrations.piq import grepq
     from grepq_metric.loss import GRepQLoss
     from grepq_metric.model import GRepQ
-    from grepq_metric.regression import GRepQRegressor
-    from grepq_metric.weights import WeightsError
 
 
 def __getattr__(name: str):
@@ -42,4 +42,4 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
-_autoload.install()
+hook.install()

@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from grepq_metric.errors import InputError
+
 EXTENSIONS = frozenset(
     f".{name}"
     for name in (
@@ -77,11 +79,11 @@ def read_bytes(path: str | Path) -> bytes:
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, expected an image file")
+        raise InputError(f"{path} is a folder, expected an image file")
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
+        raise InputError(f"cannot read {path}: {error}") from error
 
 
 def read_ahead(
@@ -121,11 +123,11 @@ def decode_image(data: bytes, name: str | Path) -> Tensor:
         if array is None:
             array = _read_with_pillow(data)
     except Exception as error:  # the many decoders raise what they like, from struct.error to cv2.error
-        raise ValueError(f"cannot read {name} as an image: {error}") from error
+        raise InputError(f"cannot read {name} as an image: {error}") from error
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)
     if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-        raise ValueError(
+        raise InputError(
             f"{name} holds values from {array.min():g} to {array.max():g}, expected an 8- or 16-bit image or 0 to 1"
         )
     return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
@@ -151,5 +153,5 @@ def _deep_png(data: bytes) -> np.ndarray | None:
     # IMREAD_ANYDEPTH keeps 16 bits, IMREAD_COLOR makes three channels and applies the orientation.
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if array is None:
-        raise ValueError("damaged 16-bit PNG")
+        raise InputError("damaged 16-bit PNG")
     return array[..., ::-1].astype(np.float32) / 65535

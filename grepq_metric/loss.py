@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from grepq_metric.errors import InputError
 from grepq_metric.model import GRepQ
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -61,17 +62,17 @@ class GRepQLoss(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(weights, (str, Path)):
-            raise ValueError(f"weights must be a name or a folder, got {weights!r}; the weight of the loss is loss_weight")
+            raise InputError(f"weights must be a name or a folder, got {weights!r}; the weight of the loss is loss_weight")
         if reduction not in REDUCTIONS:
-            raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
+            raise InputError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
         if patches is not None and not (isinstance(patches, int) and patches >= 1):
-            raise ValueError(f"patches must be None or at least 1, got {patches!r}")
+            raise InputError(f"patches must be None or at least 1, got {patches!r}")
         self.reduction, self.patches, self.loss_weight = reduction, patches, loss_weight
         self.model = GRepQ.from_pretrained(weights, **options).requires_grad_(False)
         if self.model.low is not None:
             self.model.low.checkpoint_chunks = checkpoint
         elif patches is not None:
-            raise ValueError(f"patches={patches} needs the low-level pathway, which {weights} lacks")
+            raise InputError(f"patches={patches} needs the low-level pathway, which {weights} lacks")
         self._checked = False
 
     def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:

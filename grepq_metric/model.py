@@ -16,8 +16,9 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from grepq_metric import weights as weights_files
-from grepq_metric.high_level import RN50, HighLevelPathway
-from grepq_metric.low_level import LowLevelPathway, pad_to
+from grepq_metric.errors import InputError
+from grepq_metric.pathways.high import RN50, HighLevelPathway
+from grepq_metric.pathways.low import LowLevelPathway, pad_to
 
 PATHWAYS = ("low", "high")
 FEATURE_KINDS = ("image", "patches")
@@ -119,9 +120,9 @@ class GRepQ(
     ) -> None:
         super().__init__()
         if not isinstance(pathways, (list, tuple)) or not pathways or set(pathways) - set(PATHWAYS):
-            raise ValueError(f"pathways must be a list of some of {PATHWAYS}, got {pathways!r}")
+            raise InputError(f"pathways must be a list of some of {PATHWAYS}, got {pathways!r}")
         if storage not in ("float32", "float16"):
-            raise ValueError(f"storage must be float32 or float16, got {storage!r}")
+            raise InputError(f"storage must be float32 or float16, got {storage!r}")
         self.pathways = tuple(p for p in PATHWAYS if p in pathways)
         self.name, self.storage, self.provenance = name, storage, dict(provenance or {})
         self._constants = {
@@ -134,7 +135,7 @@ class GRepQ(
         }
         for key, value in self._constants.items():
             if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise ValueError(f"{key} must be a number, got {value!r}")
+                raise InputError(f"{key} must be a number, got {value!r}")
         self.low = (
             LowLevelPathway(patch_size, patch_stride, ridge, distance_scale, chunk_size) if "low" in self.pathways else None
         )
@@ -193,9 +194,9 @@ class GRepQ(
             ValueError: as `forward`, or `kind` is unknown or needs a pathway that the weights lack.
         """
         if kind not in FEATURE_KINDS:
-            raise ValueError(f"unknown kind of features {kind!r}, expected one of {', '.join(FEATURE_KINDS)}")
+            raise InputError(f"unknown kind of features {kind!r}, expected one of {', '.join(FEATURE_KINDS)}")
         if kind == "patches" and self.low is None:
-            raise ValueError(f"{self.name} has no low-level pathway, and so no features of patches")
+            raise InputError(f"{self.name} has no low-level pathway, and so no features of patches")
         x, dtype = self._prepare(x)
         parts = []
         if self.high is not None:
@@ -218,7 +219,7 @@ class GRepQ(
             ValueError: the weights have no low-level pathway.
         """
         if self.low is None:
-            raise ValueError(f"{self.name} has no low-level pathway, and so no quality map")
+            raise InputError(f"{self.name} has no low-level pathway, and so no quality map")
         x, dtype = self._prepare(x)
         return self.low.quality_map(x).to(dtype)
 
@@ -340,16 +341,16 @@ class GRepQ(
     def _prepare(self, x: Tensor, check_values: bool = True) -> tuple[Tensor, torch.dtype]:
         """Check the input; return it padded, in the weights' type, and the type of results."""
         if not isinstance(x, Tensor):
-            raise ValueError(f"expected a tensor (N, 3, H, W), got {type(x).__name__}")
+            raise InputError(f"expected a tensor (N, 3, H, W), got {type(x).__name__}")
         if x.ndim != 4 or x.shape[1] not in (1, 3) or 0 in x.shape:
-            raise ValueError(f"expected a tensor (N, 3, H, W) or (N, 1, H, W), got {tuple(x.shape)}")
+            raise InputError(f"expected a tensor (N, 3, H, W) or (N, 1, H, W), got {tuple(x.shape)}")
         if not x.is_floating_point():
-            raise ValueError(f"expected floating point values in [0, 1], got {x.dtype}: convert and divide by 255")
+            raise InputError(f"expected floating point values in [0, 1], got {x.dtype}: convert and divide by 255")
         if check_values and not torch.compiler.is_compiling():  # a graph has no errors that depend on values
             low, high = x.detach().aminmax()
             # Restoration networks overshoot a little; what is far outside is another scale or a broken network.
             if not (low >= -1 and high <= 2):
-                raise ValueError(f"expected values in [0, 1], got {low.item():g} to {high.item():g}")
+                raise InputError(f"expected values in [0, 1], got {low.item():g} to {high.item():g}")
         if not self._ready:
             self._check_ready()
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -359,7 +360,7 @@ class GRepQ(
     def _check_ready(self) -> None:
         constants = [self.low.pristine_mean if self.low else None, self.high.text_features if self.high else None]
         if any(value is not None and value.isnan().any() for value in constants):
-            raise ValueError(
+            raise InputError(
                 "the model has no weights: load some with GRepQ.from_pretrained, or, after training, write the pristine "
                 "statistics with `grepq pristine`"
             )

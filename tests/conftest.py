@@ -115,7 +115,7 @@ def tiny_clip():
     """Tensors of a high-level pathway whose image tower has the shape `TINY`, with random values."""
     import torch
 
-    from grepq_metric.high_level import HighLevelPathway
+    from grepq_metric.pathways.high import HighLevelPathway
 
     pathway = HighLevelPathway(image_tower=TINY)
     randomise(pathway.visual, 5)
@@ -129,7 +129,7 @@ def clip_state():
     """State dict of a whole CLIP RN50 with random values, in open_clip's layout."""
     import open_clip
 
-    from grepq_metric.high_level import ARCHITECTURE
+    from grepq_metric.pathways.high import ARCHITECTURE
 
     clip = open_clip.CLIP(**open_clip.get_model_config(ARCHITECTURE))
     randomise(clip, 4)

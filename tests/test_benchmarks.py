@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import few_labels, loss_cost, restoration, synthetic
-from benchmarks.training_gain import near_duplicates, score_all
+from benchmarks.studies.training_gain import near_duplicates, score_all
 from grepq_metric import GRepQLoss
 from grepq_metric.training.photos import PhotoList
 
@@ -73,7 +73,7 @@ def test_near_duplicates_are_found_under_another_name_and_compression(photo_fold
 
 
 def test_the_small_clip_of_the_benchmark_has_the_towers_of_openais(monkeypatch):
-    from benchmarks.tiny_clip import TOWER, train_clip
+    from benchmarks.studies.tiny_clip import TOWER, train_clip
     from grepq_metric.training.high import high_level_pathway
     from grepq_metric.weights import high_level_tensors
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grepq_metric import GRepQ, WeightsError
-from grepq_metric.convert import convert
+from grepq_metric.weights.convert import convert
 from tests.test_fidelity import reference, reference_encoder
 
 h5py = pytest.importorskip("h5py", reason="reading the authors' patches needs h5py (extra: convert)")
@@ -57,7 +57,7 @@ def test_all_files_give_the_numbers_of_the_formulas(released, clip_file, patches
 
 
 def test_the_prompt_vectors_come_from_clip(released, clip_file, clip_state):
-    from grepq_metric.high_level import prompt_features
+    from grepq_metric.pathways.high import prompt_features
 
     model = convert(None, released["high"], None, str(clip_file))
     assert model.pathways == ("high",)

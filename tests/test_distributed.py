@@ -15,11 +15,11 @@ import torch
 torch.set_num_threads(1)
 from pathlib import Path
 from grepq_metric.training.photos import PhotoList
-from grepq_metric.training.world import World
+from grepq_metric.training.distributed import World
 kind, source, out = sys.argv[1:4]
 photos = PhotoList([source])
 if kind == "low":
-    from grepq_metric.training.data import Recipe
+    from grepq_metric.training.views import Recipe
     from grepq_metric.training.low import LowLevelTraining, train_low_level
     types = ("gaussian_blur", "white_noise")
     recipe = Recipe(types=types, types_per_content=2, levels=(1, 5), grid=2, anchors=True, order=0.5)
@@ -89,8 +89,8 @@ import json, sys
 import torch
 torch.set_num_threads(1)
 from grepq_metric import GRepQLoss
-from grepq_metric.torchmetrics import GRepQMetric
-from grepq_metric.training.world import World
+from grepq_metric.integrations.torchmetrics import GRepQMetric
+from grepq_metric.training.distributed import World
 world = World()
 images = torch.load(sys.argv[1], weights_only=True)
 with world.joined():

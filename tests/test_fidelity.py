@@ -138,7 +138,7 @@ def test_the_map_compares_each_patch_as_an_image_of_its_own(model, photos):
 
 def test_prompt_vectors_are_those_of_the_text_tower(clip_state):
     """Against a plain evaluation of CLIP's text transformer with QuickGELU, on tokens written out by hand."""
-    from grepq_metric.high_level import prompt_features
+    from grepq_metric.pathways.high import prompt_features
 
     w = {k: v.double() for k, v in clip_state.items()}
     # CLIP's BPE: <start> a good photo . <end>, and bad in place of good.

@@ -19,7 +19,7 @@ from pyiqa.metrics.correlation_coefficient import calculate_krcc, calculate_plcc
 from benchmarks import datasets, metrics, report, runner, statistics
 from benchmarks.__main__ import main
 from grepq_metric import GRepQ
-from grepq_metric.training.world import World
+from grepq_metric.training.distributed import World
 
 ROOT = Path(__file__).parents[1]
 
@@ -287,8 +287,8 @@ import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from benchmarks import datasets, runner
-from benchmarks.metrics import Metric
-from grepq_metric.training.world import World
+from benchmarks.harness.metrics import Metric
+from grepq_metric.training.distributed import World
 def score(image, reference, item):
     with open(sys.argv[1], "a") as file:
         file.write(item.name + "\\n")

@@ -68,7 +68,7 @@ def test_clip_is_fetched_and_assembled_once(clip_hub, clip_cache, clip_state, ph
     def refuse(state):
         raise AssertionError("a text tower was built although the weights were assembled already")
 
-    monkeypatch.setattr("grepq_metric.high_level.prompt_features", refuse)
+    monkeypatch.setattr("grepq_metric.pathways.high.prompt_features", refuse)
     clip_hub.requests.clear()
     again = GRepQ.from_pretrained("grepq-hl", cache_dir=clip_cache)
     assert again.weights_id == model.weights_id

@@ -20,7 +20,7 @@ def test_any_size_scores(model, photos, size):
 
 
 def test_a_small_image_is_mirrored_and_a_tiny_one_repeated(photos):
-    from grepq_metric.low_level import pad_to
+    from grepq_metric.pathways.low import pad_to
 
     small = photos["cat"][..., :60, :60]
     padded = pad_to(small, 96)
@@ -66,7 +66,7 @@ def test_the_gradient_is_the_slope_of_the_score(model, photos):
 
 
 def test_the_gradient_is_finite_where_the_distance_is_zero():
-    from grepq_metric.low_level import LowLevelPathway
+    from grepq_metric.pathways.low import LowLevelPathway
 
     pathway = LowLevelPathway()
     pathway.pristine_mean.fill_(0.25)

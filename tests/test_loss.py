@@ -252,7 +252,7 @@ def test_the_function_follows_piqs_conventions(photos):
 
 def test_the_torchmetrics_metric(photos):
     torchmetrics = pytest.importorskip("torchmetrics")
-    from grepq_metric.torchmetrics import GRepQMetric
+    from grepq_metric.integrations.torchmetrics import GRepQMetric
 
     x = torch.cat([photos["cat"][..., :128, :128], photos["coffee"][..., :128, :128]])
     expected = GRepQ.from_pretrained("grepq-ll")(x).squeeze(1).detach()

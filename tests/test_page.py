@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from benchmarks.page import TEMPLATE, render
+from benchmarks.harness.report.page import TEMPLATE, render
 
 EVIL = "</script><img src=x onerror=document.title='hit'><!--<script>"
 METRICS = {  # mode, SRCC, PLCC, seconds

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from grepq_metric import GRepQ, WeightsError
-from grepq_metric.publish import publish
+from grepq_metric.weights.publish import publish
 from tests.command import grepq
 
 
@@ -19,7 +19,9 @@ def folder(tmp_path):
 @pytest.fixture
 def facts(tmp_path):
     (tmp_path / "photos.csv").write_text("file,set,terms\na.jpg,parks,CC0\nb.jpg,parks,CC0\nc.jpg,roads,MIT | BSD\n")
-    (tmp_path / "results.md").write_text("SRCC 0.123 on some photos, `python -m benchmarks.training_gain`, 2026-11-22.\n")
+    (tmp_path / "results.md").write_text(
+        "SRCC 0.123 on some photos, `python -m benchmarks.studies.training_gain`, 2026-11-22.\n"
+    )
     return {"terms": [tmp_path / "photos.csv"], "results": [tmp_path / "results.md"]}
 
 

@@ -14,7 +14,7 @@ import torch
 
 from grepq_metric import GRepQ
 
-PTH = Path(__file__).parents[1] / "grepq_metric" / "plugins" / "grepq_metric_autoload.pth"
+PTH = Path(__file__).parents[1] / "grepq_metric" / "integrations" / "grepq_metric_autoload.pth"
 
 
 def python(code, **environment):
@@ -31,7 +31,11 @@ def test_a_fresh_interpreter_lists_the_metrics():
 
 
 def test_an_import_registers_as_well_and_twice_is_harmless():
-    for code in ("import grepq_metric", "import pyiqa, grepq_metric", "import grepq_metric; grepq_metric._autoload.install()"):
+    for code in (
+        "import grepq_metric",
+        "import pyiqa, grepq_metric",
+        "from grepq_metric.integrations import hook; hook.install()",
+    ):
         assert python(f"{code}; {LIST}", GREPQ_METRIC_AUTOLOAD="0")[:3] == ["grepq", "grepq-hl", "grepq-ll"]
 
 
@@ -73,7 +77,7 @@ def test_a_pyiqa_with_another_table_is_left_alone(tmp_path, table):
     (tmp_path / "pyiqa").mkdir()
     (tmp_path / "pyiqa" / "__init__.py").write_text("")
     (tmp_path / "pyiqa" / "default_model_configs.py").write_text(table)
-    code = "import grepq_metric, pyiqa.default_model_configs; grepq_metric._autoload.install(); print('ok')"
+    code = "import grepq_metric, pyiqa.default_model_configs; grepq_metric.integrations.hook.install(); print('ok')"
     env = {"PYTHONPATH": str(PTH.parents[2])}
     result = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env)
     assert (result.stdout.strip(), result.stderr) == ("ok", "")

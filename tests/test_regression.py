@@ -12,8 +12,8 @@ from sklearn.base import clone
 from sklearn.linear_model import Ridge
 
 from grepq_metric import GRepQ, GRepQRegressor, WeightsError, read_image
-from grepq_metric.features import photo_features
-from grepq_metric.regression import ALPHAS, held_out, suggest
+from grepq_metric.heads.features import photo_features
+from grepq_metric.heads.regressor import ALPHAS, held_out, suggest
 from tests.command import grepq
 
 
@@ -264,7 +264,7 @@ def test_features_are_kept_by_content_and_weights(packaged, model, photo_folder,
     kept.write_bytes(kept.read_bytes()[:50])
     assert (photo_features(packaged, paths, cache=cache)[0][[0, 1, 3]] == x[[0, 1, 3]]).all()
     with monkeypatch.context() as patch:
-        patch.setattr("grepq_metric.features.decode_image", None)  # what is kept is not decoded
+        patch.setattr("grepq_metric.heads.features.decode_image", None)  # what is kept is not decoded
         assert (photo_features(packaged, paths[:2], cache=cache)[0] == x[:2]).all()
     assert photo_features(model, paths[:2], cache=cache)[0].shape == (2, 1152)
     assert photo_features(packaged, paths[:2], "patches", cache)[0].shape == (2, 256)

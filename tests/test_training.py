@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 
 from grepq_metric import GRepQ
-from grepq_metric.training.data import RECIPES, ContrastiveDataset, Recipe, recipe
 from grepq_metric.training.distortions import DISTORTIONS, STAGES, distortion
 from grepq_metric.training.losses import UndistortedStatistics, distortion_order_loss, quality_aware_contrastive_loss
 from grepq_metric.training.low import LowLevelTraining, train_low_level
 from grepq_metric.training.photos import PhotoList
 from grepq_metric.training.pristine import Selection, colourfulness, feature_statistics, sharpness
 from grepq_metric.training.similarity import contrastive_weights, pairwise_fsim
+from grepq_metric.training.views import RECIPES, ContrastiveDataset, Recipe, recipe
 from tests.command import grepq
 
 SMALL = Recipe(types=("gaussian_blur", "white_noise"), types_per_content=2, levels=(1, 5), grid=2, anchors=True, order=0.5)
@@ -208,7 +208,7 @@ def test_samples_depend_on_their_position_alone_and_similarities_are_cached(cont
     first = ContrastiveDataset(PhotoList([contents]), SMALL, seed=0, cache=tmp_path)
     samples = [first[i].tensors for i in range(8)]
     assert len(list(tmp_path.glob("*.npy"))) == 4
-    monkeypatch.setattr("grepq_metric.training.data.pairwise_fsim", None)
+    monkeypatch.setattr("grepq_metric.training.views.pairwise_fsim", None)
     again = ContrastiveDataset(PhotoList([contents]), SMALL, seed=0, cache=tmp_path)
     for i in (5, 0, 7):
         assert all(torch.equal(a, b) for a, b in zip(again[i].tensors, samples[i], strict=True))
@@ -292,7 +292,7 @@ def test_a_cache_that_can_not_be_written_is_explained(contents, tmp_path, monkey
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("grepq_metric.training.data.np.save", full)
+    monkeypatch.setattr("grepq_metric.training.views.np.save", full)
     with pytest.raises(ValueError, match=r"cannot cache similarities in .*No space left .*there is no checkpoint yet"):
         train_low_level(PhotoList([contents]), tmp_path, LowLevelTraining(recipe=SMALL, batch=2, steps=2), workers=0)
     assert not list((tmp_path / "training/fsim").iterdir())

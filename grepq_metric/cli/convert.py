@@ -21,7 +21,7 @@ def convert(
 
     Give all four for both pathways, --low and --pristine for the low-level one, or --high and --clip for the high-level one.
     """
-    from grepq_metric.convert import convert
+    from grepq_metric.weights.convert import convert
 
     model = convert(low, high, pristine, clip, name=name)
     model.save_pretrained(output)

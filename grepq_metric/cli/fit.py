@@ -9,6 +9,8 @@ from pathlib import Path
 
 import typer
 
+from grepq_metric.errors import InputError
+
 
 def fit(
     paths: list[Path] = typer.Argument(
@@ -45,9 +47,9 @@ def fit(
     if suggest is not None and output is not None and output.exists():
         raise FileExistsError(f"{output} exists, and may hold ratings: choose another --output")
     if suggest is None and output is None:
-        raise ValueError("--output is missing: where is the head to be written?")
+        raise InputError("--output is missing: where is the head to be written?")
     if suggest is None and len(paths) != 1:
-        raise ValueError(f"expected one CSV file of labels, got {len(paths)} arguments")
+        raise InputError(f"expected one CSV file of labels, got {len(paths)} arguments")
     if plot is not None:
         _need_matplotlib()
     if suggest is None:
@@ -55,7 +57,7 @@ def fit(
     else:
         photos = _find(paths, suggest)
     from grepq_metric.cli.score import load_model
-    from grepq_metric.features import default_cache
+    from grepq_metric.heads.features import default_cache
 
     model = load_model(metric, weights, device)
     typer.echo(f"{model.weights_id} on {next(model.parameters()).device}", err=True)
@@ -72,7 +74,7 @@ def fit(
 def _fit(
     model, rows: list[tuple[Path, float, float]], features: str, cache: Path | None, output: Path, plot: Path | None
 ) -> int:
-    from grepq_metric.regression import GRepQRegressor, held_out
+    from grepq_metric.heads.regressor import GRepQRegressor, held_out
 
     photos, mos, weights = zip(*rows, strict=True)
     x, usable = _features(model, photos, features, cache)
@@ -98,16 +100,16 @@ def _find(paths: list[Path], count: int) -> list[Path]:
 
     photos = [photo for path in paths for photo in (find_images(path, recursive=True) if path.is_dir() else [path])]
     if not 1 <= count <= len(photos):
-        raise ValueError(f"--suggest must be from 1 to the number of photos, {len(photos)}, got {count}")
+        raise InputError(f"--suggest must be from 1 to the number of photos, {len(photos)}, got {count}")
     return photos
 
 
 def _suggest(model, photos: list[Path], count: int, features: str, cache: Path | None, output: Path | None) -> int:
-    from grepq_metric.regression import suggest
+    from grepq_metric.heads.regressor import suggest
 
     x, usable = _features(model, photos, features, cache)
     if count > len(usable):
-        raise ValueError(f"--suggest {count} photos of {len(usable)} that can be read")
+        raise InputError(f"--suggest {count} photos of {len(usable)} that can be read")
     chosen = suggest(x, count)
     stream = output.open("x", newline="", encoding="utf-8") if output else sys.stdout
     try:
@@ -123,14 +125,14 @@ def _suggest(model, photos: list[Path], count: int, features: str, cache: Path |
 
 def _features(model, photos, kind: str, cache: Path | None):
     """Features of the photos that can be read, and their positions."""
-    from grepq_metric.features import photo_features
+    from grepq_metric.heads.features import photo_features
 
     x, problems = photo_features(model, photos, kind, cache, progress=True)
     for why in problems.values():
         typer.echo(f"left out: {why}", err=True)
     usable = [i for i in range(len(photos)) if i not in problems]
     if not usable:
-        raise ValueError("there are no photos that can be used")
+        raise InputError("there are no photos that can be used")
     return x[usable], usable
 
 
@@ -149,20 +151,20 @@ def _read_labels(
             reader = csv.DictReader(stream)
             for column in filter(None, (image_column, mos_column, weight_column)):
                 if column not in (reader.fieldnames or []):
-                    raise ValueError(f"{path} has no column {column!r}, it has {reader.fieldnames}")
+                    raise InputError(f"{path} has no column {column!r}, it has {reader.fieldnames}")
             for row in reader:
                 numbers = [_number(row[c], path, reader.line_num, c) if c else 1.0 for c in (mos_column, weight_column)]
                 if not row[image_column]:
-                    raise ValueError(f"{path}, line {reader.line_num}: no photo in column {image_column!r}")
+                    raise InputError(f"{path}, line {reader.line_num}: no photo in column {image_column!r}")
                 if row[image_column] in lines:
                     first, here = lines[row[image_column]], reader.line_num
-                    raise ValueError(f"{path} names {row[image_column]} in lines {first} and {here}, expected one MOS a photo")
+                    raise InputError(f"{path} names {row[image_column]} in lines {first} and {here}, expected one MOS a photo")
                 lines[row[image_column]] = reader.line_num
                 rows.append((root / row[image_column], *numbers))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path} is no CSV file in UTF-8: {error}") from error
+        raise InputError(f"{path} is no CSV file in UTF-8: {error}") from error
     if not rows:
-        raise ValueError(f"{path} has no rows")
+        raise InputError(f"{path} has no rows")
     return rows
 
 
@@ -173,14 +175,14 @@ def _number(text: str | None, path: Path, line: int, column: str) -> float:
             return value
     except (TypeError, ValueError):
         pass
-    raise ValueError(f"{path}, line {line}: expected a finite number in column {column!r}, got {text!r}")
+    raise InputError(f"{path}, line {line}: expected a finite number in column {column!r}, got {text!r}")
 
 
 def _need_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
-        raise ValueError('--plot needs matplotlib: pip install "grepq-metric[plot]"') from error
+        raise InputError('--plot needs matplotlib: pip install "grepq-metric[plot]"') from error
 
 
 def _draw(path: Path, mos, predicted, srcc: tuple[float, float, float], weights_id: str) -> None:

@@ -19,6 +19,6 @@ def publish(
 
     The token is that of `hf auth login` or HF_TOKEN. A README.md in the folder that you have written goes in the card's place.
     """
-    from grepq_metric.publish import publish
+    from grepq_metric.weights.publish import publish
 
     typer.echo(publish(folder, repo, terms=terms, results=results, private=private, revision=revision))

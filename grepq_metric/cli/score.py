@@ -16,6 +16,8 @@ from typing import TextIO
 
 import typer
 
+from grepq_metric.errors import InputError
+
 COLUMNS = ("path", "score", "low", "high", "width", "height", "error")
 
 
@@ -62,12 +64,12 @@ def score(
     model = load_model(metric, weights, device)
     regressor = None
     if head is not None:
-        from grepq_metric.regression import GRepQRegressor
+        from grepq_metric.heads.regressor import GRepQRegressor
 
         regressor = GRepQRegressor.load(head, model)
     if map is not None:
         if model.low is None:
-            raise ValueError(f"--map needs the low-level pathway, which {model.weights_id} lacks")
+            raise InputError(f"--map needs the low-level pathway, which {model.weights_id} lacks")
         map.mkdir(parents=True, exist_ok=True)
     typer.echo(f"{model.weights_id} on {next(model.parameters()).device}", err=True)
 
@@ -107,12 +109,12 @@ def load_model(metric: str | None, weights: str | None, device: str | None):
     from grepq_metric.weights import BUILT_IN
 
     if metric is not None and metric not in BUILT_IN:
-        raise ValueError(f"unknown metric {metric!r}, expected one of {', '.join(BUILT_IN)}")
+        raise InputError(f"unknown metric {metric!r}, expected one of {', '.join(BUILT_IN)}")
     try:
         where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         torch.empty(0, device=where, dtype=torch.float64)  # the distance needs it, and Apple's MPS lacks it
     except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
+        raise InputError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
     options = {} if metric is None or weights is None else {"pathways": BUILT_IN[metric].pathways}
     return GRepQ.from_pretrained(weights or metric or "grepq-ll", **options).to(where)
 
@@ -165,7 +167,7 @@ def _write_map(model, x, path: Path) -> None:
 
     done, data = cv2.imencode(".png", draw(model, x))
     if not done:
-        raise ValueError(f"cannot encode {path}")
+        raise InputError(f"cannot encode {path}")
     path.write_bytes(data)
 
 

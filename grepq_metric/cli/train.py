@@ -7,6 +7,8 @@ from pathlib import Path
 
 import typer
 
+from grepq_metric.errors import InputError
+
 app = typer.Typer(no_args_is_help=True, help="Train a pathway on photos, without human scores.")
 
 PHOTOS = typer.Option(..., help="A folder, a .txt list of paths or a WebDataset .tar shard; may be given more than once.")
@@ -61,11 +63,11 @@ def low(
 
     Ends with a weights folder that scores photos: the encoder in float16 and the pristine statistics.
     """
-    from grepq_metric.training.data import recipe as make_recipe
+    from grepq_metric.training.distributed import World
     from grepq_metric.training.low import LowLevelTraining, low_level_weights, train_low_level
     from grepq_metric.training.photos import PhotoList
     from grepq_metric.training.pristine import Selection
-    from grepq_metric.training.world import World
+    from grepq_metric.training.views import recipe as make_recipe
 
     training = LowLevelTraining(
         recipe=make_recipe(recipe, dict(_pair(setting) for setting in settings)),
@@ -126,9 +128,9 @@ def high(
     Ends with a weights folder that scores photos.
     """
     from grepq_metric.model import GRepQ
+    from grepq_metric.training.distributed import World
     from grepq_metric.training.high import HighLevelTraining, high_level_weights, train_high_level
     from grepq_metric.training.photos import PhotoList
-    from grepq_metric.training.world import World
     from grepq_metric.weights import clip_checkpoint, high_level_tensors
 
     training = HighLevelTraining(
@@ -164,7 +166,7 @@ def high(
 def _pair(setting: str) -> tuple[str, object]:
     key, equals, value = setting.partition("=")
     if not equals:
-        raise ValueError(f"--set {setting!r} must be NAME=VALUE")
+        raise InputError(f"--set {setting!r} must be NAME=VALUE")
     try:
         return key, json.loads(f"[{value}]" if "," in value else value)
     except json.JSONDecodeError:  # words, which need no quotes here

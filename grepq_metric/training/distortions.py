@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from grepq_metric.errors import InputError
+
 Array = np.ndarray
 LEVELS = 5
 STAGES = ("optics", "light", "sensor", "processing", "coding")
@@ -36,7 +38,7 @@ class Distortion:
     def __call__(self, image: Array, level: int, seed: int = 0) -> Array:
         """Distort `image` at `level` (1 to 5). Equal seeds give equal results, and one direction at all levels."""
         if not 1 <= level <= LEVELS:
-            raise ValueError(f"level of {self.name} must be 1 to {LEVELS}, got {level}")
+            raise InputError(f"level of {self.name} must be 1 to {LEVELS}, got {level}")
         strength = self.strengths[level - 1]
         if self.signed and np.random.default_rng(seed).random() < 0.5:
             strength = -strength
@@ -46,9 +48,9 @@ class Distortion:
 def distortion(*strengths: float, stage: str, signed: bool = False):
     """Register a function ``(image, strength, rng) -> image`` under its own name, with one strength for each level."""
     if len(strengths) != LEVELS:
-        raise ValueError(f"a distortion needs {LEVELS} strengths, got {len(strengths)}")
+        raise InputError(f"a distortion needs {LEVELS} strengths, got {len(strengths)}")
     if stage not in STAGES:
-        raise ValueError(f"stage must be one of {STAGES}, got {stage!r}")
+        raise InputError(f"stage must be one of {STAGES}, got {stage!r}")
 
     def register(function):
         name = function.__name__

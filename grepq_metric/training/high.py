@@ -11,12 +11,13 @@ import torch
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from grepq_metric.high_level import HighLevelPathway, image_tower_of
+from grepq_metric.errors import InputError
 from grepq_metric.model import GRepQ
+from grepq_metric.pathways.high import HighLevelPathway, image_tower_of
+from grepq_metric.training.distributed import World
 from grepq_metric.training.losses import extreme_groups, group_contrastive_loss
 from grepq_metric.training.photos import PhotoDataset, PhotoList
 from grepq_metric.training.run import Run, Training, record
-from grepq_metric.training.world import World
 from grepq_metric.weights import load_tensors
 
 PROJECTIONS = ("fixed", "trained")
@@ -54,16 +55,16 @@ class HighLevelTraining(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.projection not in PROJECTIONS:
-            raise ValueError(f"projection must be one of {PROJECTIONS}, got {self.projection!r}")
+            raise InputError(f"projection must be one of {PROJECTIONS}, got {self.projection!r}")
         for name in ("temperature", "projected", "chunk"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
         if self.warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs must be at least 0, got {self.warmup_epochs}")
+            raise InputError(f"warmup_epochs must be at least 0, got {self.warmup_epochs}")
         if self.group < 2 or self.batch < 2 * self.group:
-            raise ValueError(f"group must be at least 2 and at most half of the batch of {self.batch}, got {self.group}")
+            raise InputError(f"group must be at least 2 and at most half of the batch of {self.batch}, got {self.group}")
         if self.crop < 32:
-            raise ValueError(f"crop must be at least 32 pixels, got {self.crop}")
+            raise InputError(f"crop must be at least 32 pixels, got {self.crop}")
 
 
 class CropDataset(PhotoDataset):

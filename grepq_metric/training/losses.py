@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from grepq_metric.errors import InputError
+
 
 def quality_aware_contrastive_loss(
     z1: Tensor, z2: Tensor, weights: Tensor, temperature: float = 0.5, anchors: Tensor | None = None, first: int = 0
@@ -123,6 +125,6 @@ def extreme_groups(quality: Tensor, size: int = 4) -> Tensor:
         ValueError: there are fewer than two groups of samples.
     """
     if len(quality) < 2 * size:
-        raise ValueError(f"two groups of {size} need a batch of {2 * size} or more, got {len(quality)}")
+        raise InputError(f"two groups of {size} need a batch of {2 * size} or more, got {len(quality)}")
     order = quality.argsort(stable=True)
     return torch.stack([order[:size], order[-size:]])

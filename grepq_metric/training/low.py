@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from grepq_metric.low_level import FEATURES, LowLevelEncoder
 from grepq_metric.model import GRepQ
-from grepq_metric.training.data import ContrastiveDataset, Recipe
+from grepq_metric.pathways.low import FEATURES, LowLevelEncoder
+from grepq_metric.training.distributed import World
 from grepq_metric.training.losses import UndistortedStatistics, distortion_order_loss, quality_aware_contrastive_loss
 from grepq_metric.training.photos import PhotoList
 from grepq_metric.training.pristine import Selection, set_pristine_statistics
 from grepq_metric.training.run import Run, Training, record
 from grepq_metric.training.similarity import contrastive_weights
-from grepq_metric.training.world import World
+from grepq_metric.training.views import ContrastiveDataset, Recipe
 from grepq_metric.weights import load_tensors
 
 

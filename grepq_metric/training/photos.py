@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from grepq_metric.errors import InputError
 from grepq_metric.images import EXTENSIONS, decode_image, find_images
 
 _ENTRY = np.dtype([("shard", "i4"), ("offset", "i8"), ("size", "i8"), ("name", "i8")])
@@ -86,9 +87,9 @@ class PhotoList:
                             yield f"{source}/{member.name}", shard, member.offset_data, member.size, identity
                         tar.members = []  # or it would remember them all
             except tarfile.TarError as error:
-                raise ValueError(f"{source} is damaged, or compressed, which allows no reading in place: {error}") from error
+                raise InputError(f"{source} is damaged, or compressed, which allows no reading in place: {error}") from error
         else:
-            raise ValueError(f"{source} is no source of photos, expected a folder, a .txt list or a .tar shard")
+            raise InputError(f"{source} is no source of photos, expected a folder, a .txt list or a .tar shard")
 
     def _map(self) -> None:
         self._entries = np.memmap(self._folder / "entries", _ENTRY, "r")
@@ -117,7 +118,7 @@ class PhotoList:
                 tar.seek(offset)
                 return tar.read(size)
         except OSError as error:
-            raise ValueError(f"cannot read {self.name(i)}: {error}") from error
+            raise InputError(f"cannot read {self.name(i)}: {error}") from error
 
     def image(self, i: int, least: int = 1) -> Tensor:
         """Photo `i` as ``(3, H, W)`` RGB in [0, 1].
@@ -132,7 +133,7 @@ class PhotoList:
         image = decode_image(data, self.name(i))
         height, width = image.shape[1:]
         if min(height, width) < least:
-            raise ValueError(f"{self.name(i)} has {width}x{height} pixels, expected {least} or more on each side")
+            raise InputError(f"{self.name(i)} has {width}x{height} pixels, expected {least} or more on each side")
         return image
 
     def identity(self) -> dict:

@@ -11,7 +11,8 @@ import torchvision.transforms.v2.functional as TF
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from grepq_metric.low_level import FEATURES, LowLevelPathway
+from grepq_metric.errors import InputError
+from grepq_metric.pathways.low import FEATURES, LowLevelPathway
 from grepq_metric.training.photos import PhotoList
 
 
@@ -32,7 +33,7 @@ class Selection:
     def __post_init__(self) -> None:
         for name in ("sharpness", "colourfulness"):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
+                raise InputError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
 
     def __call__(self, image: Tensor) -> Tensor:
         """Pristine patches of ``(3, H, W)`` RGB in [0, 1]: ``(P, 3, size, size)``; P is 0 for a small or a grey photo."""
@@ -87,7 +88,7 @@ def feature_statistics(encoder: nn.Module, batches: Iterable[Tensor], chunk_size
     ]
     z = torch.cat(features) if features else torch.empty(0, FEATURES)
     if len(z) < 2:
-        raise ValueError(f"pristine statistics need at least 2 patches, the photos gave {len(z)}")
+        raise InputError(f"pristine statistics need at least 2 patches, the photos gave {len(z)}")
     if len(z) <= FEATURES:
         warnings.warn(
             f"{len(z)} pristine patches for {FEATURES} features: their covariance has no inverse, and distances rest on the "
@@ -119,7 +120,7 @@ def set_pristine_statistics(model, photos: PhotoList, selection: Selection) -> l
         ValueError: the model has no low-level pathway, or there are fewer than two patches.
     """
     if model.low is None:
-        raise ValueError(f"{model.name} has no low-level pathway, and so no pristine statistics")
+        raise InputError(f"{model.name} has no low-level pathway, and so no pristine statistics")
     skipped = []
 
     def patches() -> Iterator[Tensor]:

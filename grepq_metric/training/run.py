@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from grepq_metric.errors import InputError
+from grepq_metric.training.distributed import World
 from grepq_metric.training.photos import PhotoDataset, PhotoList, collate
-from grepq_metric.training.world import World
 
 
 @dataclass(frozen=True)
@@ -44,12 +45,12 @@ class Training:
 
     def __post_init__(self) -> None:
         if self.precision not in ("bf16", "fp32"):
-            raise ValueError(f"precision must be bf16 or fp32, got {self.precision!r}")
+            raise InputError(f"precision must be bf16 or fp32, got {self.precision!r}")
         for name in ("batch", "epochs", "lr"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
         if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+            raise InputError(f"steps must be at least 1, got {self.steps}")
 
     def on(self, photos: PhotoList) -> Training:
         """The same with the number of steps that `epochs` passes over the photos take, unless it is given."""
@@ -114,9 +115,9 @@ class Run:
         tensorboard: bool = False,
     ) -> None:
         if stop_after is not None and stop_after < 1:
-            raise ValueError(f"stop_after must be at least 1, got {stop_after}")
+            raise InputError(f"stop_after must be at least 1, got {stop_after}")
         if checkpoint_every < 1:
-            raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
+            raise InputError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
         self.folder = Path(out) / "training"
         self.checkpoint = self.folder / "checkpoint.pt"
         self.settings, self.parts, self.world = settings, parts, world
@@ -134,7 +135,7 @@ class Run:
                 try:
                     from torch.utils.tensorboard import SummaryWriter
                 except ModuleNotFoundError as error:
-                    raise ValueError('--tensorboard needs TensorBoard: pip install "grepq-metric[train]"') from error
+                    raise InputError('--tensorboard needs TensorBoard: pip install "grepq-metric[train]"') from error
                 self._board = SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.step + 1)
             self.folder.mkdir(parents=True, exist_ok=True)
             machine = {"torch": torch.__version__, "threads": torch.get_num_threads(), "processes": world.size}
@@ -168,7 +169,7 @@ class Run:
             for sample in loader:
                 self._skip(sample.skipped)
                 if sample.error:
-                    raise ValueError(f"{sample.error}; {self._kept()}")
+                    raise InputError(f"{sample.error}; {self._kept()}")
                 yield tuple(tensor.to(self.world.device) for tensor in sample.tensors)
                 bar.set_postfix({**self._shown, "skipped": self.skipped})
                 bar.update()
@@ -182,7 +183,7 @@ class Run:
         """
         value = self.world.mean(loss).item()
         if not math.isfinite(value):
-            raise ValueError(
+            raise InputError(
                 f"the loss is {value} at step {self.step + 1}; {self._kept()}. Try a lower --lr, or --precision fp32"
             )
         for group in optimizer.param_groups:
@@ -245,7 +246,7 @@ class Run:
         different = sorted(key for key in {*there, *here} if there.get(key) != here.get(key))
         if different:
             there, here = ({key: values.get(key) for key in different} for values in (there, here))
-            raise ValueError(f"{self.checkpoint} belongs to another run: {there} there, {here} here")
+            raise InputError(f"{self.checkpoint} belongs to another run: {there} there, {here} here")
         for name, module in self.parts.items():
             module.load_state_dict(state[name])
         self.step = state["step"]
