@@ -36,7 +36,8 @@ class Entry:
 
     Attributes:
         name: as in `GRepQ.from_pretrained` and ``pyiqa.create_metric``.
-        tag: name and version, for example ``grepq-ll.8690ed2c``: the part behind the dot is that of the weights' id.
+        tag: name and version, for example ``grepq-ll.8690ed2c``; behind the dot stand the weights' id, and for CLIP the first digits
+            of its file's SHA-256.
         pathways: ``low``, ``high`` or both.
         score_range: least and greatest possible score.
         source: what it is, in a line.
@@ -70,7 +71,7 @@ CLIP_RN50 = HubFile(
 )
 """OpenAI's CLIP RN50 in open_clip's layout."""
 
-_LOW = {"folder": "grepq-ll", "sha256": "985a7be5747a208310e907bd0bcfab9ca5dd2263ab6923e3a7602dcad1c1236b"}
+_LOW_SHA256 = "985a7be5747a208310e907bd0bcfab9ca5dd2263ab6923e3a7602dcad1c1236b"
 ENTRIES = (
     Entry(
         name="grepq-ll",
@@ -80,7 +81,8 @@ ENTRIES = (
         source="low-level encoder trained by this project, in the package",
         licence="MIT",
         date="2026-11-22",
-        **_LOW,
+        folder="grepq-ll",
+        sha256=_LOW_SHA256,
     ),
     Entry(
         name="grepq-hl",
@@ -101,7 +103,8 @@ ENTRIES = (
         licence="MIT; MIT (CLIP)",
         date="2026-11-24",
         clip=CLIP_RN50,
-        **_LOW,
+        folder="grepq-ll",
+        sha256=_LOW_SHA256,
     ),
 )
 """All tags that this release can load, the newest of each name first."""

@@ -56,7 +56,7 @@ def fit(
         rows = _read_labels(paths[0], root, image_column, mos_column, weight_column)
     else:
         photos = _find(paths, suggest)
-    from grepq_metric.cli.score import load_model
+    from grepq_metric.cli.loading import load_model
     from grepq_metric.heads.features import default_cache
 
     model = load_model(metric, weights, device)

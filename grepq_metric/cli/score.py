@@ -57,6 +57,7 @@ def score(
     import torch
     from tqdm import tqdm
 
+    from grepq_metric.cli.loading import load_model
     from grepq_metric.images import read_ahead
 
     if output is not None and not output.parent.is_dir():
@@ -99,24 +100,6 @@ def score(
     if failed:
         typer.secho(f"{failed} of the photos could not be scored", fg="yellow", err=True)
         raise typer.Exit(1)
-
-
-def load_model(metric: str | None, weights: str | None, device: str | None):
-    """The model that --metric and --weights ask for, on --device."""
-    import torch
-
-    from grepq_metric.model import GRepQ
-    from grepq_metric.weights import BUILT_IN
-
-    if metric is not None and metric not in BUILT_IN:
-        raise InputError(f"unknown metric {metric!r}, expected one of {', '.join(BUILT_IN)}")
-    try:
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=where, dtype=torch.float64)  # the distance needs it, and Apple's MPS lacks it
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
-    options = {} if metric is None or weights is None else {"pathways": BUILT_IN[metric].pathways}
-    return GRepQ.from_pretrained(weights or metric or "grepq-ll", **options).to(where)
 
 
 def _expand(paths: list[str], recursive: bool) -> Iterator[str]:

@@ -1,0 +1,23 @@
+"""The model that a command's options ask for."""
+
+from __future__ import annotations
+
+import torch
+
+from grepq_metric import catalog
+from grepq_metric.errors import InputError
+from grepq_metric.model import GRepQ
+
+
+def load_model(metric: str | None, weights: str | None, device: str | None) -> GRepQ:
+    """The model that --metric and --weights ask for, on --device."""
+    entry = None if metric is None else catalog.find(metric)
+    if metric is not None and entry is None:
+        raise InputError(f"unknown metric {metric!r}, expected one of {', '.join(catalog.names())}")
+    try:
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=where, dtype=torch.float64)  # the distance needs it, and Apple's MPS lacks it
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
+    options = {} if entry is None or weights is None else {"pathways": entry.pathways}
+    return GRepQ.from_pretrained(weights or metric or "grepq-ll", **options).to(where)
