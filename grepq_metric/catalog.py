@@ -36,8 +36,8 @@ class Entry:
 
     Attributes:
         name: as in `GRepQ.from_pretrained` and ``pyiqa.create_metric``.
-        tag: name and version, for example ``grepq-ll.8690ed2c``; behind the dot stand the weights' id, and for CLIP the first digits
-            of its file's SHA-256.
+        tag: name and version, for example ``grepq-ll.8690ed2c``; behind the dot stand the weights' id, and for CLIP the first
+            digits of its file's SHA-256.
         pathways: ``low``, ``high`` or both.
         score_range: least and greatest possible score.
         source: what it is, in a line.
