@@ -7,6 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import huggingface_hub
 import pytest
@@ -19,16 +20,13 @@ from grepq_metric.weights import folder
 from tests.hub_server import COMMIT
 
 SCORE = "import sys; from grepq_metric import GRepQ; print(GRepQ.from_pretrained(sys.argv[1]).weights_id)"
-PIN = f"""
-from dataclasses import replace
-from grepq_metric import catalog
+PINNED = "import sys; from tests.test_hub import pin, catalog; catalog.ENTRIES = pin(sys.argv.pop()); "
 
-def pin(sha256):
-    clip = replace(catalog.CLIP_RN50, revision={COMMIT!r}, sha256=sha256)
+
+def pin(digest):
+    """A catalog that pins the CLIP of the local Hub: the real one can't be had in tests."""
+    clip = replace(CLIP_RN50, revision=COMMIT, sha256=digest)
     return tuple(replace(entry, clip=entry.clip and clip) for entry in catalog.ENTRIES)
-"""
-"""Has the catalog pin the CLIP of the local Hub: the real one can't be had in tests."""
-exec(PIN)
 
 
 def run(code, *args, **environment):
@@ -104,8 +102,7 @@ def test_both_pathways_are_the_packaged_one_and_clip(clip_hub, clip_cache, photo
 
 
 def test_two_processes_at_once_leave_one_whole_cache(clip_hub, clip_file, tmp_path):
-    code = f"{PIN}; catalog.ENTRIES = pin({sha256(clip_file)!r}); {SCORE}"
-    processes = [run(code, "grepq-hl", HF_HOME=str(tmp_path)) for _ in range(2)]
+    processes = [run(PINNED + SCORE, "grepq-hl", sha256(clip_file), HF_HOME=str(tmp_path)) for _ in range(2)]
     results = [p.communicate(timeout=300) for p in processes]
     assert [p.returncode for p in processes] == [0, 0], results
     assert results[0][0] == results[1][0] != ""

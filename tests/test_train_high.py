@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from grepq_metric import GRepQ
-from grepq_metric.pathways.high import HighLevelPathway, image_tower_of, prompt_features
+from grepq_metric.pathways import HighLevelConfig, HighLevelPathway, ImageTower, image_tower_of, prompt_features
 from grepq_metric.training.high import (
     HighLevelTraining,
     _warm_up,
