@@ -24,6 +24,5 @@ def publish(
     from grepq_metric.weights.publish import publish
 
     model = GRepQ.from_pretrained(folder)
-    card = folder / CARD
-    options = {"card": card if card.exists() else None, "terms": terms, "results": results}
-    typer.echo(publish(model, repo, **options, private=private, revision=revision))
+    card = folder / CARD if (folder / CARD).exists() else None
+    typer.echo(publish(model, repo, card=card, terms=terms, results=results, private=private, revision=revision))
