@@ -28,7 +28,7 @@ def test_a_file_appears_when_its_block_ends(tmp_path):
 def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path, failure):
     path = tmp_path / "a.csv"
     path.write_text("old")
-    with pytest.raises(type(failure)) as caught, whole_file(path) as part:
+    with pytest.raises(type(failure)) as caught, whole_file(path) as part:  # noqa: PT012
         part.write_text("half")
         raise failure
     assert path.read_text() == "old"
@@ -67,7 +67,7 @@ def test_a_failure_leaves_the_old_folder(tmp_path, there, monkeypatch):
     if there:
         folder.mkdir()
         (folder / "a").write_text("old")
-    with pytest.raises(OSError, match=r"cannot write .*weights.*free some space"), whole_folder(folder) as staging:
+    with pytest.raises(OSError, match=r"cannot write .*weights.*free some space"), whole_folder(folder) as staging:  # noqa: PT012
         (staging / "a").write_text("half")
         full()
     assert os.listdir(tmp_path) == (["weights"] if there else [])
