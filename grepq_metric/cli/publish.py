@@ -6,6 +6,15 @@ from pathlib import Path
 
 import typer
 
+EPILOG = """\
+**Examples**
+
+`grepq publish mine --repo me/grepq-mine --private` uploads the weights folder `mine`.
+
+`grepq publish mine --repo me/grepq-mine --terms photos.csv --results results.md` also says in the model card what the photos and
+the results were.
+"""
+
 
 def publish(
     folder: Path = typer.Argument(..., help="Weights folder."),
