@@ -73,14 +73,13 @@ class RidgeHead(RegressorMixin, BaseEstimator):
         x, values = validate_data(self, X, y, dtype=np.float64, y_numeric=True, ensure_min_samples=2)
         values = values.astype(np.float64)
         x, values, w = _distinct(x, values, _weights(sample_weight, len(x)))
-        with np.errstate(all="ignore"):  # what overflows is refused below
+        with np.errstate(all="ignore"):  # what overflows is refused
+            if not (np.isfinite(x.var(0)).all() and np.isfinite(values @ values)):
+                raise self._not_finite(x, values)
             self._fit(x, values, w)
         fitted = (self.coef_, self.intercept_, self.mean_, self.scale_, self.residuals_, self.left_out_)
         if not all(np.isfinite(part).all() for part in fitted):
-            raise InputError(
-                f"the coefficients are not finite: values from {values.min():g} to {values.max():g} and features from "
-                f"{x.min():g} to {x.max():g} are too large, or the penalty {self.alpha_:g} is too small"
-            )
+            raise self._not_finite(x, values)
         return self
 
     def predict(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
@@ -176,6 +175,12 @@ class RidgeHead(RegressorMixin, BaseEstimator):
         self.coef_, self.intercept_ = ridge.coef_, float(ridge.intercept_)
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
         self._leave_out(z, y, w)
+
+    def _not_finite(self, x: np.ndarray, y: np.ndarray) -> InputError:
+        return InputError(
+            f"the coefficients are not finite: values from {y.min():g} to {y.max():g} or features from {x.min():g} to "
+            f"{x.max():g} are too large, or the penalty {self.alpha} is too small"
+        )
 
     def _leave_out(self, z: np.ndarray, y: np.ndarray, w: np.ndarray) -> None:
         """Residuals and coefficients without each sample, in closed form (Sherman-Morrison), the penalty kept."""
