@@ -84,7 +84,7 @@ def fit(
     from grepq_metric.cli.loading import load_model
 
     model = load_model(metric, weights, device)
-    typer.echo(f"{model.weights_id} on {next(model.parameters()).device}", err=True)
+    typer.echo(f"{model.weights_id} on {model.device}", err=True)
     x, usable, kind = _features(model, photos, features, cache, no_cache)
     if labels is None:
         _suggest(x, [photos[i] for i in usable], suggest, output)

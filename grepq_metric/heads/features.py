@@ -39,7 +39,7 @@ def feature_width(model: GRepQ, kind: str) -> int:
     Raises:
         ValueError: the kind is unknown or the weights have no such features.
     """
-    return model.features(torch.zeros(1, 3, 96, 96, device=_device(model)), kind).shape[1]
+    return model.features(torch.zeros(1, 3, 96, 96, device=model.device), kind).shape[1]
 
 
 def photo_features(
@@ -144,11 +144,7 @@ class _Store:
 
 @torch.inference_mode()
 def _features(model: GRepQ, image: torch.Tensor, kind: str, path: str | Path) -> np.ndarray:
-    values = model.features(image.unsqueeze(0).to(_device(model)), kind)[0].float().cpu().numpy()
+    values = model.features(image.unsqueeze(0).to(model.device), kind)[0].float().cpu().numpy()
     if not np.isfinite(values).all():
         raise InputError(f"the features of {path} are not finite")
     return values
-
-
-def _device(model: GRepQ) -> torch.device:
-    return next(model.parameters()).device

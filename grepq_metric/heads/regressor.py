@@ -21,7 +21,8 @@ from grepq_metric.heads import headfile
 from grepq_metric.heads.features import default_kind, feature_width, photo_features
 from grepq_metric.heads.labels import LARGEST
 from grepq_metric.heads.ridge import RidgeHead
-from grepq_metric.model import FEATURE_KINDS, GRepQ
+from grepq_metric.model import GRepQ
+from grepq_metric.pathways import FEATURE_KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -277,9 +278,8 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
         model = self._model()
         if model is None or kind is None:
             raise InputError("without a model, expected features (N, C)")
-        device = next(model.parameters()).device
         with torch.inference_mode():
-            return torch.cat([model.features(x.to(device), kind) for x in images]).double().cpu().numpy()
+            return torch.cat([model.features(x.to(model.device), kind) for x in images]).double().cpu().numpy()
 
 
 def _length(X: Photos) -> int:  # noqa: N803
