@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from grepq_metric.errors import InputError
+from grepq_metric.model import GRepQ
 from grepq_metric.pathways.low import FEATURES, LowLevelPathway
 from grepq_metric.training.photos import PhotoList
+from grepq_metric.training.settings import check_number, check_whole
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,9 @@ class Selection:
     colourfulness: float = 0.80
 
     def __post_init__(self) -> None:
+        check_whole("patch_size", self.patch_size, 8)
         for name in ("sharpness", "colourfulness"):
+            check_number(name, getattr(self, name))
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
 
@@ -77,7 +81,7 @@ def feature_statistics(encoder: nn.Module, batches: Iterable[Tensor], chunk_size
         ``(128,)`` and ``(128, 128)`` float64, and the number of patches.
 
     Raises:
-        ValueError: there are fewer than two patches.
+        InputError: there are fewer than two patches.
     """
     parameter = next(encoder.parameters())
     features = [
@@ -105,23 +109,22 @@ def write_statistics(low: LowLevelPathway, batches: Iterable[Tensor]) -> int:
         The number of patches.
     """
     mean, cov, count = feature_statistics(low.encoder, batches)
-    low.pristine_mean.copy_(mean)
-    low.pristine_cov.copy_(cov)
+    low.load_state_dict({"pristine_mean": mean, "pristine_cov": cov}, strict=False)
     return count
 
 
-def set_pristine_statistics(model, photos: PhotoList, selection: Selection) -> list[str]:
-    """Select pristine patches of `photos` and write their statistics and origin into a model with a low-level pathway.
+def set_pristine_statistics(model: GRepQ, photos: PhotoList, selection: Selection) -> list[str]:
+    """Select pristine patches of `photos` and write their statistics and origin into a model, on the model's device.
 
     Returns:
         Why photos were passed over, each with its name.
 
     Raises:
-        ValueError: the model has no low-level pathway, or there are fewer than two patches.
+        InputError: the model has no low-level pathway, or there are fewer than two patches.
     """
     if model.low is None:
         raise InputError(f"{model.name} has no low-level pathway, and so no pristine statistics")
-    skipped = []
+    skipped: list[str] = []
 
     def patches() -> Iterator[Tensor]:
         for i in tqdm(range(len(photos)), desc="pristine", unit="photo", disable=None):
@@ -133,10 +136,5 @@ def set_pristine_statistics(model, photos: PhotoList, selection: Selection) -> l
             yield selection(image)
 
     count = write_statistics(model.low, patches())
-    model.provenance["pristine"] = {
-        **photos.identity(),
-        "skipped": len(skipped),
-        "patches": count,
-        **asdict(selection),
-    }
+    model.provenance["pristine"] = {**photos.identity(), "skipped": len(skipped), "patches": count, **asdict(selection)}
     return skipped
