@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 from grepq_metric.errors import InputError
 from grepq_metric.model import GRepQ
-from grepq_metric.pathways.high import HighLevelPathway, image_tower_of
+from grepq_metric.pathways import HighLevelConfig, HighLevelPathway, image_tower_of
+from grepq_metric.pathways.base import check_number
 from grepq_metric.training.distributed import World
 from grepq_metric.training.losses import extreme_groups, group_contrastive_loss
 from grepq_metric.training.photos import PhotoDataset, PhotoList, Source, photo_list
 from grepq_metric.training.run import Parts, Run, RunOptions, Training, record, weights_name
 from grepq_metric.training.sanity import examine
-from grepq_metric.training.settings import check_number, check_whole
-from grepq_metric.weights import clip_checkpoint, high_level_tensors, load_tensors
+from grepq_metric.weights import check_name, clip_checkpoint, high_level_tensors, load_tensors
 
 PROJECTIONS = ("fixed", "trained")
 
@@ -60,13 +60,11 @@ class HighLevelTraining(Training):
         if self.projection not in PROJECTIONS:
             raise InputError(f"projection must be one of {PROJECTIONS}, got {self.projection!r}")
         for name in ("projected", "chunk"):
-            check_whole(name, getattr(self, name), 1)
-        check_number("temperature", self.temperature, above=True)
-        check_number("warmup_epochs", self.warmup_epochs)
-        check_whole("group", self.group, 2)
-        if self.batch < 2 * self.group:
-            raise InputError(f"group must be at most half of the batch of {self.batch}, got {self.group}")
-        check_whole("crop", self.crop, 1)
+            check_number(name, getattr(self, name), 1, 1e6, whole=True)
+        check_number("temperature", self.temperature, 1e-6, 1e6)
+        check_number("warmup_epochs", self.warmup_epochs, 0, 1e6)
+        check_number("group", self.group, 2, self.batch // 2, whole=True)
+        check_number("crop", self.crop, 1, 1e6, whole=True)
         if self.crop < 32:
             raise InputError(f"crop must be at least 32 pixels, got {self.crop}")
 
@@ -134,8 +132,8 @@ def train_high(
     )
     options = RunOptions(resume, overwrite, checkpoint_every, stop_after, tensorboard)
     joined = GRepQ.from_pretrained(low, pathways=["low"]) if isinstance(low, (str, Path)) else low
-    contents, world, title = photo_list(photos), World(device), name or weights_name(out)
-    GRepQ(pathways=["low"], name=title)  # an unusable name fails now
+    title = check_name(name or weights_name(out))  # an unusable one fails now, and not after the training
+    contents, world = photo_list(photos), World(device)
     tensors, origin = _clip(clip)
     pathway, run = train_tower(contents, tensors, Path(out), training, options, world=world, workers=workers)
     return run.weights(lambda: _finish(pathway, run, title, origin, joined, contents, about))
@@ -178,7 +176,8 @@ def train_tower(
     settings.update(photos.identity(), steps=steps, tensors_sha256=hashlib.sha256(tensors).hexdigest())
 
     torch.manual_seed(training.seed)
-    projection = nn.Sequential(nn.Linear(pathway.image_tower["output_dim"], training.projected), nn.ReLU()).to(world.device)
+    width = pathway.config.image_tower.output_dim
+    projection = nn.Sequential(nn.Linear(width, training.projected), nn.ReLU()).to(world.device)
     projection.requires_grad_(training.projection == "trained")
     student = nn.Sequential(pathway, projection)
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=training.lr)
@@ -212,9 +211,8 @@ def high_level_pathway(tensors: Mapping[str, Tensor]) -> HighLevelPathway:
     Raises:
         WeightsError: they do not fit.
     """
-    pathway = HighLevelPathway(
-        image_tower=image_tower_of({k.removeprefix("visual."): v for k, v in tensors.items() if k.startswith("visual.")})
-    )
+    visual = {key.removeprefix("visual."): value for key, value in tensors.items() if key.startswith("visual.")}
+    pathway = HighLevelPathway(HighLevelConfig(image_tower=image_tower_of(visual)))
     load_tensors(pathway, tensors, "the CLIP weights")
     return pathway
 
@@ -254,7 +252,7 @@ def high_level_weights(
         provenance["low"] = {"weights": low.weights_id, **low.provenance}
         constants = {key: low.config[key] for key in ("patch_size", "patch_stride", "ridge", "distance_scale")}
     pathways = ["high"] if low is None else ["low", "high"]
-    model = GRepQ(pathways, name=name, provenance=provenance, image_tower=pathway.image_tower, **constants)
+    model = GRepQ(pathways, name=name, provenance=provenance, image_tower=pathway.config.image_tower, **constants)
     if model.high is not None:
         load_tensors(model.high, {key: value.cpu() for key, value in pathway.state_dict().items()}, "the trained image tower")
     if low is not None:
@@ -266,7 +264,7 @@ def _clip(clip: Source | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[
     """Tensors of a CLIP's high-level pathway, and where they are from."""
     if isinstance(clip, Mapping):
         return high_level_tensors(clip, "the given CLIP"), {"clip": "a state dict"}
-    state, sha256 = clip_checkpoint(str(clip), {})
+    state, sha256 = clip_checkpoint(str(clip))
     return high_level_tensors(state, clip), {"clip": str(clip), "clip_sha256": sha256}
 
 

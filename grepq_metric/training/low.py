@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from grepq_metric.errors import InputError
 from grepq_metric.model import GRepQ
+from grepq_metric.pathways.base import check_number
 from grepq_metric.pathways.low import FEATURES, LowLevelEncoder
 from grepq_metric.training.distributed import World
 from grepq_metric.training.losses import UndistortedStatistics, distortion_order_loss, quality_aware_contrastive_loss
@@ -21,7 +22,6 @@ from grepq_metric.training.pristine import Selection, set_pristine_statistics
 from grepq_metric.training.recipe import RECIPES, Recipe, make_recipe
 from grepq_metric.training.run import Parts, Run, RunOptions, Training, record, weights_name
 from grepq_metric.training.sanity import examine
-from grepq_metric.training.settings import check_number
 from grepq_metric.training.similarity import contrastive_weights
 from grepq_metric.training.views import ContrastiveDataset
 from grepq_metric.weights import load_tensors
@@ -51,7 +51,7 @@ class LowLevelTraining(Training):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("final_lr", "weight_decay"):
-            check_number(name, getattr(self, name))
+            check_number(name, getattr(self, name), 0, 1e3)
 
 
 def train_low(

@@ -8,8 +8,8 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from grepq_metric.errors import InputError
+from grepq_metric.pathways.base import check_number
 from grepq_metric.training.distortions import DISTORTIONS, LEVELS, STAGES
-from grepq_metric.training.settings import check_number, check_whole
 
 
 @dataclass(frozen=True)
@@ -51,14 +51,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         self._check_draws()
-        for name in ("chain", "grid", "fragment"):
-            check_whole(name, getattr(self, name), 1)
-        check_whole("region", self.region, 0)
+        for name, least in (("chain", 1), ("grid", 1), ("fragment", 1), ("region", 0)):
+            check_number(name, getattr(self, name), least, 1e6, whole=True)
         if self.region and self.region < self.view_size:
             raise InputError(f"region must be 0 or at least the {self.view_size} pixels of a view, got {self.region}")
-        for name in ("power", "temperature"):
-            check_number(name, getattr(self, name), above=True)
-        check_number("order", self.order)
+        for name, above in (("power", 1e-6), ("temperature", 1e-6), ("order", 0)):
+            check_number(name, getattr(self, name), above, 1e6)
         for name in ("chromatic", "anchors"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"{name} must be true or false, got {getattr(self, name)!r}")
@@ -67,16 +65,12 @@ class Recipe:
         unknown = sorted({str(name) for name in self.types if name not in DISTORTIONS})
         if unknown or not self.types:
             raise InputError(f"unknown distortion types {unknown}, expected some of {sorted(DISTORTIONS)}")
-        check_whole("types_per_content", self.types_per_content, 1)
-        if self.types_per_content > len(self.types):
-            raise InputError(f"types_per_content must be 1 to {len(self.types)}, got {self.types_per_content}")
+        check_number("types_per_content", self.types_per_content, 1, len(self.types), whole=True)
+        if not self.levels:
+            raise InputError(f"levels must be some of 1 to {LEVELS}, got none")
         for level in self.levels:
-            check_whole("each of the levels", level, 1)
-        if not self.levels or max(self.levels) > LEVELS:
-            raise InputError(f"levels must be 1 to {LEVELS}, got {self.levels}")
-        check_whole("levels_per_type", self.levels_per_type, 1)
-        if self.levels_per_type > len(self.levels):
-            raise InputError(f"levels_per_type must be 1 to {len(self.levels)}, got {self.levels_per_type}")
+            check_number("each of the levels", level, 1, LEVELS, whole=True)
+        check_number("levels_per_type", self.levels_per_type, 1, len(self.levels), whole=True)
 
     @property
     def versions(self) -> int:

@@ -27,16 +27,17 @@ from tqdm import tqdm
 from grepq_metric.errors import InputError, TrainingError
 from grepq_metric.files import whole_file
 from grepq_metric.model import GRepQ
+from grepq_metric.pathways.base import check_number
 from grepq_metric.training.distributed import World
 from grepq_metric.training.photos import PhotoDataset, PhotoList, collate
-from grepq_metric.training.settings import check_number, check_whole
+from grepq_metric.weights import CONFIG, TENSORS
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 LOGGER = logging.getLogger(__name__)
 Parts = Mapping[str, nn.Module | torch.optim.Optimizer]
-WEIGHTS = ("config.json", "model.safetensors")
+WEIGHTS = (CONFIG, TENSORS)
 
 
 @dataclass(frozen=True)
@@ -63,11 +64,11 @@ class Training:
         if self.precision not in ("bf16", "fp32"):
             raise InputError(f"precision must be bf16 or fp32, got {self.precision!r}")
         for name in ("batch", "epochs"):
-            check_whole(name, getattr(self, name), 1)
+            check_number(name, getattr(self, name), 1, 1e9, whole=True)
         if self.steps is not None:
-            check_whole("steps", self.steps, 1)
-        check_whole("seed", self.seed, 0)
-        check_number("lr", self.lr, above=True)
+            check_number("steps", self.steps, 1, 1e12, whole=True)
+        check_number("seed", self.seed, 0, 2**63 - 1, whole=True)
+        check_number("lr", self.lr, 1e-15, 1e3)
 
     def steps_on(self, photos: PhotoList) -> int:
         """Steps of the whole run: `steps`, or those that `epochs` passes over the photos take."""
@@ -97,9 +98,9 @@ class RunOptions:
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
-        check_whole("checkpoint_every", self.checkpoint_every, 1)
+        check_number("checkpoint_every", self.checkpoint_every, 1, 1e12, whole=True)
         if self.stop_after is not None:
-            check_whole("stop_after", self.stop_after, 1)
+            check_number("stop_after", self.stop_after, 1, 1e12, whole=True)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -116,7 +117,7 @@ class Interrupted(KeyboardInterrupt):
 
 def weights_name(out: str | Path) -> str:
     """Name of weights that are given none: that of their folder, with a dash for what a name can't hold."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(out).resolve().name).strip("-._") or "weights"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", Path(out).resolve().name).strip("-._")[:100] or "weights"
 
 
 def record(facts: Mapping[str, object], trained_by: str, about: str | None, **others: object) -> dict[str, Any]:
@@ -252,7 +253,7 @@ class Run:
             TrainingError: too many photos in a row can't be used, or what the dataset caches can't be written.
             InputError: the batch can't be split between the processes.
         """
-        check_whole("workers", workers, 0)
+        check_number("workers", workers, 0, 1024, whole=True)
         loader = DataLoader(
             dataset,
             sampler=self.world.positions(self.step, self._end, batch),

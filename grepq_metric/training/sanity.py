@@ -68,11 +68,10 @@ def look(model: GRepQ, photos: PhotoList) -> Sanity | None:
     orders: list[float] = []
     drops: list[float] = []
     seen = 0
-    device = next(model.parameters()).device
     for image in _some(photos):
         seen += 1
         versions = [DISTORTIONS[name](image, level, seed=seen) for name in TYPES for level in LEVELS]
-        x = torch.from_numpy(np.stack([image, *versions])).permute(0, 3, 1, 2).to(device) / 255
+        x = torch.from_numpy(np.stack([image, *versions])).permute(0, 3, 1, 2).to(model.device) / 255
         itself, *others = model(x).double().flatten().tolist()
         for start in range(0, len(others), len(LEVELS)):
             scores = [itself, *others[start : start + len(LEVELS)]]
