@@ -164,7 +164,7 @@ def test_the_weights_load_and_may_join_a_low_pathway(list_of_photos, tiny_clip, 
 
 def test_the_shape_of_a_tower_is_read_from_its_weights(clip_state, tiny_clip):
     visual = {k.removeprefix("visual."): v for k, v in clip_state.items() if k.startswith("visual.")}
-    assert image_tower_of(visual) == {"layers": [3, 4, 6, 3], "width": 64, "output_dim": 1024}
+    assert image_tower_of(visual) == ImageTower(layers=(3, 4, 6, 3), width=64, output_dim=1024)
     with pytest.raises(ValueError, match=r"layer1\.0\.conv1\.weight is missing|'layer1\.0\.conv1\.weight' is missing"):
         image_tower_of({})
 
