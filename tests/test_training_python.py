@@ -7,7 +7,6 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -19,17 +18,25 @@ from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
 from grepq_metric import GRepQ
 from grepq_metric.errors import GRepQError, InputError, TrainingError
-from grepq_metric.training import train_high, train_low
+from grepq_metric.training import low, train_high, train_low
 from grepq_metric.training.distributed import World, usable_device
 from grepq_metric.training.photos import PhotoList
 from grepq_metric.training.run import Interrupted, weights_name
 from grepq_metric.training.sanity import look
+from grepq_metric.training.views import ContrastiveDataset
 from tests.command import GREPQ, grepq
 from tests.conftest import randomise
 from tests.test_training import SMALL, contents, on_the_cpu  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore:these weights hardly tell", "ignore:.* pristine patches for 128")
 QUICK = {"recipe": SMALL, "batch": 2, "steps": 2, "workers": 0}
+
+
+@pytest.fixture(autouse=True)
+def a_short_look(monkeypatch):
+    """The look at the weights after a training, which takes longer than two steps."""
+    monkeypatch.setattr("grepq_metric.training.sanity.PHOTOS", 1)
+    monkeypatch.setattr("grepq_metric.training.sanity.SIDE", 96)
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +86,8 @@ def test_one_call_trains_the_high_pathway_and_joins_a_low_one(photo_folder, whol
     assert saved.weights_id == model.weights_id
     assert saved.pathways == ("low", "high")
     assert saved.provenance["clip"] == str(clip)
-    low = GRepQ.from_pretrained("grepq-ll")
-    assert saved.components(photos["cat"])["low"].item() == pytest.approx(low(photos["cat"]).item(), abs=1e-6)
+    given = GRepQ.from_pretrained("grepq-ll")
+    assert saved.components(photos["cat"])["low"].item() == pytest.approx(given(photos["cat"]).item(), abs=1e-6)
     alone = train_high(PhotoList(photo_folder), whole_clip, tmp_path / "alone", **quick)
     assert alone.pathways == ("high",)
     for key, value in alone.high.state_dict().items():
@@ -194,21 +201,23 @@ def test_a_built_in_name_is_no_folder_to_write(contents, photo_folder, tmp_path)
     own = GRepQ.from_pretrained(tmp_path / "own")
     assert own.name == "own"
     assert own.provenance["pristine"]["photos"] == 6
-    assert "2" in grepq("pristine", "--photos", photo_folder, "--weights", "absent/", "-o", "x", cwd=tmp_path, status=2).stderr
+    absent = ("pristine", "--photos", photo_folder, "--weights", "./absent", "-o", "x")
+    assert "no weights at absent" in grepq(*absent, cwd=tmp_path, status=2).stderr
+    assert not (tmp_path / "x").exists()
 
 
-def test_weights_that_tell_nothing_apart_are_called_so(contents, cache, photo_folder, tmp_path):  # noqa: F811
+def test_weights_that_tell_nothing_apart_are_called_so(contents, cache, photo_folder, tmp_path, monkeypatch):  # noqa: F811
     with pytest.warns(UserWarning, match="these weights hardly tell severely distorted photos"):
         poor = train_low(contents, tmp_path / "poor", cache=cache, **QUICK)
     assert poor.provenance["sanity"]["drop"] < 0.01
     assert GRepQ.from_pretrained(tmp_path / "poor").provenance["sanity"] == poor.provenance["sanity"]
+    monkeypatch.undo()
     good = look(GRepQ.from_pretrained("grepq-ll"), PhotoList(photo_folder))
     assert good.doubt is None
     assert good.srcc > 0.5
     assert good.drop > 0.02
-    said = grepq(
-        "train", "low", "--photos", contents, "--out", tmp_path / "cli", "--steps", 1, "--batch", 1, "--set", "grid=1"
-    )
+    train = ("train", "low", "--photos", contents, "--out", tmp_path / "cli", "--set", "grid=1")
+    said = grepq(*train, "--steps", 1, "--batch", 1)
     assert "warning: these weights hardly tell" in said.stderr
     assert "low-level pathway" in said.stderr.splitlines()[0]
 
@@ -226,11 +235,7 @@ def test_a_damaged_checkpoint_is_named(contents, cache, tmp_path):  # noqa: F811
 @pytest.mark.parametrize("during", ["step", "sample"])
 def test_ctrl_c_keeps_the_last_whole_step(contents, cache, tmp_path, monkeypatch, during):  # noqa: F811
     whole = train_low(contents, tmp_path / "whole", cache=cache, **{**QUICK, "steps": 4})
-    name = {"step": "quality_aware_contrastive_loss", "sample": "ContrastiveDataset.make"}[during]
-    where = f"grepq_metric.training.{'low' if during == 'step' else 'views'}.{name}"
-    module, attribute = where.rsplit(".", 1)
-    holder = __import__(module.removesuffix(".ContrastiveDataset"), fromlist=["_"])
-    holder = getattr(holder, "ContrastiveDataset") if during == "sample" else holder
+    holder, attribute = (low, "quality_aware_contrastive_loss") if during == "step" else (ContrastiveDataset, "make")
     real, calls = getattr(holder, attribute), []
 
     def interrupted(*arguments):
@@ -313,7 +318,6 @@ def test_the_device_is_cuda_where_there_is_one(monkeypatch):
 
 
 def test_pristine_statistics_run_on_the_device_of_the_model(photo_folder):
-    """Where there is no GPU, the meta device stands for one: it refuses to mix."""
     from grepq_metric.training.pristine import Selection, set_pristine_statistics
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

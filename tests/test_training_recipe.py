@@ -11,15 +11,28 @@ from grepq_metric.training.views import ContrastiveDataset
 from grepq_metric.weights import packaged_folder
 
 PAPER = ("gaussian_blur", "jpeg", "white_noise", "exposure")
-BROAD = tuple(
-    "gaussian_blur lens_blur motion_blur jpeg jpeg2000 webp white_noise chroma_noise impulse_noise speckle_noise exposure "
-    "contrast saturation colour_cast downsampling pixelation quantisation oversharpening".split()
+BROAD = (
+    *("gaussian_blur", "lens_blur", "motion_blur", "jpeg", "jpeg2000", "webp", "white_noise", "chroma_noise", "impulse_noise"),
+    *("speckle_noise", "exposure", "contrast", "saturation", "colour_cast", "downsampling", "pixelation", "quantisation"),
+    "oversharpening",
 )
 CAMERAS = ("phone_camera", "night_camera", "digital_zoom")
 WILD = (
     *BROAD,
-    *"sensor_noise low_light smearing haze gamma mean_shift hue_shift chroma_blur fringing jitter lost_blocks banding".split(),
-    *(4 * CAMERAS),
+    *(
+        "sensor_noise",
+        "low_light",
+        "smearing",
+        "haze",
+        "gamma",
+        "mean_shift",
+        "hue_shift",
+        "chroma_blur",
+        "fringing",
+        "jitter",
+    ),
+    *("lost_blocks", "banding"),
+    *(CAMERAS + CAMERAS + CAMERAS + CAMERAS),
 )
 
 
