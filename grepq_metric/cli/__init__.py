@@ -52,7 +52,7 @@ def _root(
     pass
 
 
-app.command("score", cls=score.ScoreCommand, epilog=score.EPILOG)(score.score)
+app.command("score", epilog=score.EPILOG)(score.score)
 app.command("fit")(fit.fit)
 app.command("info", epilog=info.EPILOG)(info.info)
 app.command("convert")(convert.convert)
@@ -73,6 +73,8 @@ def main() -> None:
         # Typer turns Ctrl-C into an exit of its own, silently or with another status, depending on its version.
         if end.__context__ is not None and isinstance(end.__context__.__cause__, KeyboardInterrupt):
             _interrupted()
+        if end.code == 2:
+            _hint_at_dashes()
         raise
     except KeyboardInterrupt:
         _interrupted()
@@ -90,6 +92,15 @@ def main() -> None:
 
 def _in_one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def _hint_at_dashes() -> None:
+    """After an error of usage: what was taken for an option may have been a file."""
+    for argument in sys.argv[1:]:
+        if argument.startswith("-") and argument != "-" and os.path.lexists(argument):
+            typer.echo(
+                f"for the file {one_line(argument)}, put -- before the names, or write ./{one_line(argument)}", err=True
+            )
 
 
 def _interrupted() -> NoReturn:

@@ -46,21 +46,19 @@ def info(
 
 def _installed() -> None:
     import torch
-    from rich.console import Console
-    from rich.table import Table
 
     from grepq_metric import __version__, catalog
 
     devices = "cpu" + (f", {torch.cuda.device_count()} CUDA" if torch.cuda.is_available() else "")
     typer.echo(f"grepq {__version__}, torch {torch.__version__}, Python {platform.python_version()}, devices: {devices}")
-    table = Table("name", "tag", "pathways", "scores", "network", "what", "licence", box=None)
     for entry in catalog.ENTRIES:
-        needs = "never" if entry.clip is None else f"first use, {entry.clip.size / 1e6:.0f} MB"
         low, high = entry.score_range
-        name = entry.name if catalog.find(entry.name) is entry else ""
-        table.add_row(name, entry.tag, " + ".join(entry.pathways), f"{low:g} to {high:g}", needs, entry.source, entry.licence)
-    Console(soft_wrap=True).print(table)
-    typer.echo("pathways: low, how sharp and clean a photo is; high, what CLIP thinks of it. Higher scores are better.")
+        download = "no download" if entry.clip is None else f"downloads {entry.clip.size / 1e6:.0f} MB at first use"
+        newest = " (the newest of its name)" if catalog.find(entry.name) is entry else ""
+        typer.echo(f"\n{entry.name}, tag {entry.tag}{newest}")
+        typer.echo(f"    {entry.source}; {download}; licence {entry.licence}")
+        typer.echo(f"    {' + '.join(entry.pathways)} pathway, scores from {low:g} to {high:g}, higher is better")
+    typer.echo("\nThe low pathway sees how sharp and clean a photo is, the high one what CLIP thinks of it.")
 
 
 def _is_head(what: str) -> bool:

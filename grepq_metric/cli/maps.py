@@ -79,7 +79,7 @@ class MapFolder:
         if not done:
             raise InputError(f"cannot encode {path}")
         with whole_file(path) as part:
-            part.write_bytes(data)
+            part.write_bytes(data.tobytes())
         return path
 
 

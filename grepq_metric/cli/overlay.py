@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
-import torch
 from torch import Tensor
 
+from grepq_metric.errors import InputError
 from grepq_metric.model import GRepQ
-from grepq_metric.pathways.low import LowLevelPathway
 
 WORST = 6
 """Distance of the strongest tint, as a multiple of the typical distance of a pristine patch."""
@@ -34,9 +33,9 @@ def draw(model: GRepQ, x: Tensor) -> np.ndarray:
     """
     low = model.low
     if low is None:
-        raise ValueError("a map needs the low-level pathway")
-    size, stride = low.patch_size, low.patch_stride
-    distance, best = _distances(model, low, x)
+        raise InputError(f"{model.name} has no low-level pathway, and so no map")
+    size, stride = low.config.patch_size, low.config.patch_stride
+    distance, best = model.distance_map(x)[0, 0].cpu().numpy().astype(np.float32), low.pristine_distance()
     photo = np.ascontiguousarray((x[0].flip(0).permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8))
     height, width = photo.shape[:2]
     # A small photo was padded on both sides; patch (i, j) is centred at (i, j) * stride + size / 2 of the padded photo.
@@ -50,14 +49,6 @@ def draw(model: GRepQ, x: Tensor) -> np.ndarray:
     smooth = cv2.remap(distance, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     level = ((smooth / best - 1) / (WORST - 1)).clip(0, 1)
     return np.vstack([_tint(photo, level), _legend(width)])
-
-
-def _distances(model: GRepQ, low: LowLevelPathway, x: Tensor) -> tuple[np.ndarray, float]:
-    """The map, and root mean square of the distances of single pristine patches."""
-    cov = low.pristine_cov
-    pooled = cov / 2 + low.ridge * torch.eye(len(cov), dtype=cov.dtype, device=cov.device)
-    best = torch.linalg.solve(pooled, cov).trace().sqrt().item()
-    return model.quality_map(x)[0, 0].cpu().numpy().astype(np.float32), best
 
 
 def _tint(picture: np.ndarray, level: np.ndarray) -> np.ndarray:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from typer.core import TyperCommand
 
 from grepq_metric.cli.photos import PhotoArguments
 from grepq_metric.cli.progress import Progress
@@ -17,8 +15,6 @@ from grepq_metric.cli.writers import Format, Results, format_for, refuse_existin
 from grepq_metric.errors import InputError
 
 if TYPE_CHECKING:
-    import click
-
     from grepq_metric.cli.maps import MapFolder
     from grepq_metric.cli.scoring import Scorer
 
@@ -37,24 +33,10 @@ EPILOG = """\
 """
 
 
-class ScoreCommand(TyperCommand):
-    """A command that explains itself where a file's name looks like an option."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """As any command, with a hint in the error."""
-        dashed = [arg for arg in args if arg.startswith("-") and arg != "-" and os.path.lexists(arg)]
-        try:
-            return super().parse_args(ctx, args)
-        except Exception as error:
-            if dashed and isinstance(message := getattr(error, "message", None), str):
-                error.message = f"{message} For the file {dashed[0]}, put -- before it, or write ./{dashed[0]}"  # type: ignore[attr-defined]
-            raise
-
-
 def score(
     paths: list[str] = typer.Argument(
         ...,
-        metavar="PATH...",
+        metavar="PATH",
         help="Photos, folders, globs in quotes, or - for names on standard input, one a line; -- before a name that starts "
         "with a dash.",
     ),
@@ -183,7 +165,7 @@ def _load(
     if maps is not None and model.low is None:
         raise InputError(f"--map needs the low-level pathway, which {model.weights_id} lacks")
     regressor = None if head is None else GRepQRegressor.load(head, model)
-    typer.echo(f"{model.weights_id} on {next(model.parameters()).device}", err=True)
+    typer.echo(f"{model.weights_id} on {model.device}", err=True)
     return Scorer(model, regressor, interval, maps, max_pixels, photos.problems)
 
 

@@ -6,7 +6,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from grepq_metric.cli.maps import MapFolder
@@ -97,7 +96,7 @@ class Scorer:
         row["height"], row["width"] = found.image.shape[1:]
         row["warning"] = "; ".join(found.warnings) or None
         try:
-            x = found.image.unsqueeze(0).to(next(self.model.parameters()).device)
+            x = found.image.unsqueeze(0).to(self.model.device)
             scores = self._scores(x)
             broken = {name: value for name, value in scores.items() if value is not None and not math.isfinite(value)}
             if broken:
@@ -114,16 +113,12 @@ class Scorer:
         if self.regressor is None:
             parts = self.model.components(x)
             return {name: None if (part := parts[name]) is None else part.item() for name in ("score", "low", "high")}
-        features = self.model.features(x, self.regressor.features).double().cpu().numpy()
-        if self.interval is None:
-            return {"mos": float(self.regressor.predict(features)[0])}
-        mos, (low, high) = _with_interval(self.regressor, features, self.interval)
-        return {"mos": mos, "mos_low": low, "mos_high": high}
-
-
-def _with_interval(regressor: GRepQRegressor, features: np.ndarray, level: float) -> tuple[float, tuple[float, float]]:
-    mos, interval = regressor.predict(features, interval=level)
-    return float(mos[0]), (float(interval[0, 0]), float(interval[0, 1]))
+        features = self.model.features(x, self.regressor.features_).double().cpu().numpy()
+        scores: dict[str, float | None] = {"mos": float(self.regressor.predict(features)[0])}
+        if self.interval is not None:
+            low, high = self.regressor.predict_interval(features, self.interval)[0]
+            scores.update(mos_low=float(low), mos_high=float(high))
+        return scores
 
 
 def _message(error: Exception) -> str:

@@ -13,14 +13,14 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import Union
+from typing import TypeAlias
 
 from grepq_metric.cli.photos import identity
 from grepq_metric.errors import InputError
 from grepq_metric.files import disk_error
 
-Value = Union[str, int, float, None]
-Row = Mapping[str, Value]
+Value: TypeAlias = str | int | float | None
+Row: TypeAlias = Mapping[str, Value]
 SCORES = ("score", "low", "high", "mos", "mos_low", "mos_high")
 """Columns of real numbers, which are written with six significant digits: a photo's score is known no better."""
 
