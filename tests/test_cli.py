@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import grepq_metric
-from grepq_metric import GRepQ, read_image
+from grepq_metric import GRepQ, catalog, read_image
 from grepq_metric.cli.overlay import LEGEND
 from tests.command import GREPQ, grepq
 
@@ -220,3 +220,85 @@ def test_an_expected_error_is_one_line_in_a_process_of_its_own():
     assert result.returncode == 2
     assert result.stderr.startswith("error: unknown metric 'niqe'")
     assert result.stderr.count("\n") == 1
+
+
+def test_an_error_shows_its_traceback_when_asked_to_and_a_defect_always(monkeypatch):
+    args = [*GREPQ, "score", "x.png", "--metric", "niqe"]
+    result = subprocess.run(args, capture_output=True, text=True, env={**os.environ, "GREPQ_DEBUG": "1"})
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "InputError: unknown metric 'niqe'" in result.stderr
+
+    def defect(*args):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr("grepq_metric.cli.loading.load_model", defect)
+    with pytest.raises(ValueError, match="a defect"):
+        grepq("score", "x.png")
+
+
+def test_errors_are_one_line_whatever_a_message_holds(monkeypatch):
+    def fail(*args):
+        raise OSError("two\nlines \x1b[31m")
+
+    monkeypatch.setattr("grepq_metric.cli.loading.load_model", fail)
+    assert grepq("score", "x.png", status=2).stderr == "error: two lines \\x1b[31m\n"
+
+
+def test_ctrl_c_is_one_word(monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("grepq_metric.cli.loading.load_model", stop)
+    result = grepq("score", "x.png", status=130)
+    assert result.stderr.splitlines()[-1] == "interrupted"
+
+
+def test_the_package_runs_as_a_module():
+    result = subprocess.run([sys.executable, "-m", "grepq_metric", "--version"], capture_output=True, text=True)
+    assert result.stdout.strip() == f"grepq {grepq_metric.__version__}"
+
+
+def test_help_shows_examples():
+    for command in ("score", "info"):
+        text = grepq(command, "--help").stdout
+        assert "Examples" in text
+        assert "README" not in text
+
+
+def test_info_lists_tags():
+    text = grepq("info").stdout
+    for entry in catalog.ENTRIES:
+        assert entry.tag in text
+
+
+@pytest.fixture(scope="module")
+def head(photo_folder, tmp_path_factory):
+    """A head that was fitted to made-up opinion scores of the photos."""
+    from grepq_metric import GRepQRegressor
+
+    path = tmp_path_factory.mktemp("head") / "mos.safetensors"
+    photos = sorted(photo_folder.iterdir())
+    GRepQRegressor("grepq-ll", features="image").fit(photos, [10 + 13 * i for i in range(len(photos))]).save(path)
+    return path
+
+
+def test_with_a_head_the_columns_are_of_mos(photo_folder, head):
+    from grepq_metric import GRepQRegressor
+
+    photo = photo_folder / "cat.png"
+    expected = GRepQRegressor.load(head, "grepq-ll").predict([photo])[0]
+    (row,) = json.loads(grepq("score", photo, "--head", head, "--format", "json").stdout)
+    assert list(row) == ["path", "mos", "width", "height", "warning", "error"]
+    assert row["mos"] == pytest.approx(expected, rel=1e-4)
+    (row,) = json.loads(grepq("score", photo, "--head", head, "--interval", "0.5", "--format", "json").stdout)
+    assert list(row)[1:4] == ["mos", "mos_low", "mos_high"]
+    assert row["mos_low"] < row["mos"] < row["mos_high"]
+    assert "--head" in grepq("score", photo, "--interval", "0.9", status=2).stderr
+    assert "between 0 and 1" in grepq("score", photo, "--head", head, "--interval", "90", status=2).stderr
+
+
+def test_info_describes_a_head(head):
+    facts = json.loads(grepq("info", head).stdout)
+    assert facts["labels"] == 6
+    assert facts["weights_id"] == GRepQ.from_pretrained("grepq-ll").weights_id
