@@ -167,14 +167,18 @@ def _run_one(dataset: Dataset, metric: Metric, protocol: str, chosen: bool, give
 
 def _report(given: argparse.Namespace) -> int:
     from benchmarks.harness.datasets import open_dataset
+    from benchmarks.harness.machine import command
     from benchmarks.harness.report import write_report
 
     datasets = [open_dataset(spec, given.data_root, given.allow_partial) for spec in given.dataset]
-    paths, missing = write_report(given.results, given.out, datasets, given.failures, given.thumbnails)
+    made_by = command("benchmarks")
+    paths, missing = write_report(given.results, given.out, datasets, given.failures, given.thumbnails, made_by)
     for path in paths:
         print(path)
     for reason in missing:
         print(f"not reported: {reason}", file=sys.stderr)
+    if missing:
+        print("--dataset names the copies whose opinion scores are read", file=sys.stderr)
     return PARTLY if missing else 0
 
 
