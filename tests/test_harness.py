@@ -365,6 +365,12 @@ def test_results_hold_no_folder_of_this_machine(rated, tmp_path, monkeypatch):
         text = path.read_text()
         assert str(tmp_path) not in text
         assert str(rated) not in text
+    (tmp_path / "damaged.png").write_bytes(b"no image")
+    write_csv(tmp_path / "labels.csv", ["image", "mos"], [["damaged.png", 1]])
+    broken = open_dataset(str(tmp_path), tmp_path)
+    outcome = run(broken, metric_of(by_level), "zero-shot", tmp_path / "broken", World())
+    assert "damaged.png" in outcome.example
+    assert str(tmp_path) not in outcome.example
     (path,) = tmp_path.glob("r/*/*/zero-shot.json")
     assert results.read_facts(path, ResultRecord).metric_name == "grepq-ll+head"
 
