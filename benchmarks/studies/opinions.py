@@ -26,15 +26,13 @@ class Opinions:
     Attributes:
         name: of the folder.
         id: the data set's in the harness: name and a hash of all scores and image files.
-        names: of the photos, as in ``labels.csv``.
-        paths: their files.
+        files: the photos by their names in ``labels.csv``.
         mos: ``(N,)`` opinion scores, higher is better.
     """
 
     name: str
     id: str
-    names: list[str]
-    paths: list[Path]
+    files: dict[str, Path]
     mos: np.ndarray
 
 
@@ -49,32 +47,38 @@ def read_opinions(folder: Path) -> Opinions:
     items = {item.name: item for item in dataset.items}
     with (folder / "labels.csv").open(newline="", encoding="utf-8-sig") as stream:
         ordered = [items[row["image"]] for row in csv.DictReader(stream)]
-    mos = np.array([item.mos for item in ordered])
-    return Opinions(folder.resolve().name, dataset.id, [item.name for item in ordered], [item.path for item in ordered], mos)
+    files = {item.name: item.path for item in ordered}
+    return Opinions(folder.resolve().name, dataset.id, files, np.array([item.mos for item in ordered]))
 
 
-def score_all(metrics: dict[str, Score], photos: list[Path], table: Path) -> dict[str, np.ndarray]:
-    """Scores of photos by metrics, each ``(N,)``, kept in a CSV file with a line a photo and a column a metric.
+@torch.inference_mode()
+def score_all(metrics: dict[str, Score], photos: dict[str, Path], table: Path) -> None:
+    """Score photos with metrics into a CSV file with a line a photo and a column a metric, see `read_scores`.
 
-    A line is in the file as soon as its photo is scored, and what the file holds already is not computed again; columns of
-    other metrics are dropped.
+    A line is in the file as soon as its photo is scored. What the file holds already is not computed again; photos and metrics
+    that are not asked for are dropped.
+
+    Args:
+        metrics: by name, which becomes a column.
+        photos: files by the names that they get in the table.
+        table: the file; its folder is made.
 
     Raises:
+        ValueError: a photo can't be read.
         OSError: the file can't be written.
     """
     kept = read_scores(table) if table.exists() else {}
-    scores = {path.name: {m: v for m, v in kept.get(path.name, {}).items() if m in metrics} for path in photos}
+    scores = {photo: {m: v for m, v in kept.get(photo, {}).items() if m in metrics} for photo in photos}
     table.parent.mkdir(parents=True, exist_ok=True)
     _write_scores(table, list(metrics), scores)
     with table.open("a", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, ["image", *metrics], lineterminator="\n")
-        for path in tqdm([path for path in photos if len(scores[path.name]) < len(metrics)], desc=table.stem, disable=None):
-            x, row = read_image(path).unsqueeze(0), scores[path.name]
+        for photo in tqdm([p for p in photos if len(scores[p]) < len(metrics)], desc=table.stem, disable=None):
+            x, row = read_image(photos[photo]).unsqueeze(0), scores[photo]
             row.update({name: metric(x) for name, metric in metrics.items() if name not in row})
-            writer.writerow({"image": path.name, **row})
+            writer.writerow({"image": photo, **row})
             stream.flush()
     _write_scores(table, list(metrics), scores)
-    return {name: np.array([scores[path.name][name] for path in photos]) for name in metrics}
 
 
 def read_scores(table: Path) -> dict[str, dict[str, float]]:

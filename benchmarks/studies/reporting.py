@@ -135,15 +135,20 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(cells)} |" for cells in rows)]
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
+def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str] = ()) -> None:
     """Write rows that have the same keys as a CSV file, numbers in full precision.
+
+    Args:
+        path: the file; its folder is made.
+        rows: what to write.
+        columns: the keys, which need to be given where there may be no rows.
 
     Raises:
         OSError: it can't be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as part, part.open("w", newline="", encoding="utf-8") as stream:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(stream, columns or list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 
@@ -177,7 +182,7 @@ def study_parser(description: str | None) -> argparse.ArgumentParser:
 def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None, needed: Sequence[str] = ()) -> argparse.Namespace:
     """Parse a command line on which the options `needed` may only be missing with ``--report-only``."""
     given = parser.parse_args(arguments)
-    missing = [f"--{name.replace('_', '-')}" for name in needed if getattr(given, name) is None]
+    missing = [f"--{name.replace('_', '-')}" for name in needed if not getattr(given, name)]
     if missing and not given.report_only:
         parser.error(f"the following arguments are required: {', '.join(missing)}")
     return given
