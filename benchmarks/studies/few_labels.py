@@ -10,8 +10,8 @@ Also measured: whether photos that ``grepq fit --suggest`` names are better ones
 opinion scores lie in the intervals of 90 %.
 
 Needs opinion scores (a folder with ``labels.csv``) and takes about twenty minutes for 1,000 photos on two cores, most of
-it for features, which stay in --cache. In --out lie all draws (``draws.csv``, ``suggestions.csv``), from which ``--report-only``
-makes the report in a second.
+it for features, which stay in --cache. In --out lie all draws (``draws.csv``, ``suggestions.csv``), from which
+``--report-only`` makes the report in a second.
 """
 
 from __future__ import annotations

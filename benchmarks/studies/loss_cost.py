@@ -6,7 +6,7 @@ A step is the loss of a batch of 4 images of 512x512 and its gradient with respe
 own, whose peak memory is compared with that of a process that only holds the images and the loss. LPIPS has random weights:
 they cost what trained ones cost.
 
-Needs nothing but ``pip install "grepq-metric[benchmark]"``, and takes about five minutes on two cores that do nothing else.
+Needs pyiqa and scikit-image, and takes about five minutes on two cores that do nothing else.
 ``--report-only`` writes the Markdown anew from the figures in --out.
 """
 

@@ -12,11 +12,16 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.harness.datasets import open_dataset
-from grepq_metric import read_image
+from grepq_metric import GRepQ, read_image
 from grepq_metric.files import whole_file
 
 Score = Callable[[torch.Tensor], float]
 """Image ``(1, 3, H, W)`` in [0, 1] -> score."""
+
+
+def scorer(model: GRepQ) -> Score:
+    """The zero-shot score of a model."""
+    return lambda x: model(x).item()
 
 
 @dataclass(frozen=True)

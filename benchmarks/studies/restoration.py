@@ -289,7 +289,10 @@ def markdown(report: Report) -> list[str]:
         metrics = [metric for metric in METRICS if metric in part[0]]
         header = ["loss", "seeds", "s/step", *(f"{metric} ({METRICS[metric]})" for metric in metrics)]
         seconds = [f"{row['seconds_per_step']:.2f}" if "seconds_per_step" in row else "" for row in part]
-        cells = [[str(row["loss"]), str(row["seeds"]), s, *(_cell(row, m) for m in metrics)] for row, s in zip(part, seconds, strict=True)]
+        cells = [
+            [str(row["loss"]), str(row["seeds"]), s, *(_cell(row, m) for m in metrics)]
+            for row, s in zip(part, seconds, strict=True)
+        ]
         lines += [f"## {photos}", "", *table(header, cells), ""]
     return lines[:-1]
 

@@ -6,7 +6,7 @@ Every photo is distorted in 26 ways at 5 levels by albumentations, and scored wi
 each type, the mean over photos of the SRCC between severity and score, and, over all types, levels and photos pooled, the
 SRCC between score and FSIM to the undistorted photo.
 
-Needs ``pip install "grepq-metric[benchmark]"``, and takes about ten minutes on two cores. All scores are in ``synthetic.csv``, from
+Needs albumentations and scikit-image, and takes about ten minutes on two cores. All scores are in ``synthetic.csv``, from
 which ``--report-only`` makes the report in a second.
 """
 
@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from benchmarks.harness.agreement import srcc
 from benchmarks.harness.toy import LEVELS, references, to_tensor
-from benchmarks.studies.opinions import Score
+from benchmarks.studies.opinions import Score, scorer
 from benchmarks.studies.reporting import (
     Report,
     Row,
@@ -123,20 +123,26 @@ def measure(metrics: dict[str, Score], photos: dict[str, np.ndarray]) -> list[Ro
 
 
 def summary(rows: list[Row]) -> list[Row]:
-    """The figures of the rows of `measure`: tables ``types`` and ``overall`` of the report."""
+    """The figures of the rows of `measure`: a row for each metric and type of distortion, and for all types together.
+
+    The table ``types`` holds the SRCC between severity and score, ``overall`` their median and minimum, and the SRCC between
+    FSIM and score.
+    """
     metrics = [column for column in rows[0] if column not in FACTS]
-    kinds = list(dict.fromkeys(row["type"] for row in rows))
+    kinds = [str(kind) for kind in dict.fromkeys(row["type"] for row in rows)]
     # The undistorted photo counts once, not once for each type.
     pooled = [row for row in rows if row["level"] or row["type"] == kinds[0]]
-    of_types: list[Row] = []
-    overall: list[Row] = []
+    found: list[Row] = []
     for metric in metrics:
-        values = {str(kind): _monotony([row for row in rows if row["type"] == kind], metric) for kind in kinds}
-        of_types += [{"table": "types", "metric": metric, "type": kind, "srcc": value} for kind, value in values.items()]
-        found: Row = {"table": "overall", "metric": metric, "types": len(kinds), "versions": len(pooled)}
-        found |= {"srcc_median": float(np.median(list(values.values()))), "srcc_lowest": min(values.values())}
-        overall.append(found | {"srcc_fsim": srcc(_column(pooled, metric), _column(pooled, "FSIM"))})
-    return [*of_types, *overall]
+        values = {kind: _monotony([row for row in rows if row["type"] == kind], metric) for kind in kinds}
+        overall = {
+            f"median of the {len(kinds)} types": float(np.median(list(values.values()))),
+            "lowest of the types": min(values.values()),
+            f"SRCC with FSIM, {len(pooled)} versions pooled": srcc(_column(pooled, metric), _column(pooled, "FSIM")),
+        }
+        for name, part in (("types", values), ("overall", overall)):
+            found += [{"table": name, "metric": metric, "distortion": kind, "srcc": value} for kind, value in part.items()]
+    return found
 
 
 def _monotony(rows: list[Row], metric: str) -> float:
@@ -155,17 +161,14 @@ def _column(rows: list[Row], name: str) -> np.ndarray:
 
 
 def markdown(report: Report) -> list[str]:
-    """A table of the types, and below them the median, the minimum and the agreement with FSIM."""
-    of_types, overall = report.table("types"), report.table("overall")
-    by = {(row["type"], row["metric"]): f"{row['srcc']:.2f}" for row in of_types}
-    metrics = [str(row["metric"]) for row in overall]
-    cells = [[str(kind), *(by[kind, m] for m in metrics)] for kind in dict.fromkeys(row["type"] for row in of_types)]
-    for name, key in (
-        (f"median of the {overall[0]['types']} types", "srcc_median"),
-        ("lowest of the types", "srcc_lowest"),
-        (f"SRCC with FSIM, {overall[0]['versions']} versions pooled", "srcc_fsim"),
-    ):
-        cells.append([f"**{name}**", *(f"{row[key]:.2f}" for row in overall)])
+    """A table of the types, and below them what is said of all together."""
+    metrics = [str(metric) for metric in dict.fromkeys(row["metric"] for row in report.rows)]
+    by = {(row["distortion"], row["metric"]): f"{row['srcc']:.2f}" for row in report.rows}
+    names = {
+        row["distortion"]: f"**{row['distortion']}**" if row["table"] == "overall" else str(row["distortion"])
+        for row in (*report.table("types"), *report.table("overall"))
+    }
+    cells = ([name, *(by[kind, metric] for metric in metrics)] for kind, name in names.items())
     return table([f"distortion ({report.data['images']} photos)", *metrics], cells)
 
 
@@ -181,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         models = [GRepQ.from_pretrained(weights) for weights in given.weights]
         photos = references(given.references)
-        write_rows(scores, measure({m.weights_id: lambda x, m=m: m(x).item() for m in models}, photos))
+        write_rows(scores, measure({model.weights_id: scorer(model) for model in models}, photos))
         name = given.references.resolve().name if given.references else "scikit-image"
         data: Row = {"name": name, "images": len(photos)}
         report = measured(STUDY, ", ".join(model.weights_id for model in models), data, [])

@@ -1,7 +1,7 @@
 """What did training the low-level encoder buy, against untrained weights and a plain image statistic?
 
-    python -m benchmarks.studies.training_gain --opinions BIQ2021_DEV --contents PHOTOS --contents BIQ2021_UNLABELLED \
-        --pristine PHOTOS --out benchmarks/results/training_gain
+    python -m benchmarks.studies.training_gain --opinions BIQ2021_DEV --contents contents.txt --pristine PHOTOS \
+        --out benchmarks/results/training_gain
 
 Measured are SRCC and PLCC, zero-shot, with real opinion scores: a folder with ``labels.csv`` (columns ``image``, ``mos``),
 such as biq2021_dev. Photos that training saw under another name are left out.
@@ -27,7 +27,7 @@ import torch
 
 from benchmarks.harness.agreement import bootstrap_interval, plcc, srcc
 from benchmarks.harness.duplicates import near_duplicates
-from benchmarks.studies.opinions import Opinions, Score, read_opinions, read_scores, score_all
+from benchmarks.studies.opinions import Opinions, Score, read_opinions, read_scores, score_all, scorer
 from benchmarks.studies.reporting import (
     Report,
     Row,
@@ -81,10 +81,7 @@ def markdown(report: Report) -> list[str]:
     """A table of the metrics."""
     return table(
         ["metric", "SRCC (95 % interval)", "PLCC, no fit"],
-        (
-            [str(row["metric"]), _srcc(row), f"{row['plcc']:.3f}"]
-            for row in report.rows
-        ),
+        ([str(row["metric"]), _srcc(row), f"{row['plcc']:.3f}"] for row in report.rows),
     )
 
 
@@ -98,8 +95,8 @@ def measure(weights: str, opinions: Opinions, contents: PhotoList, pristine: Pho
     trained = GRepQ.from_pretrained(weights)
     untrained = untrained_like(trained, pristine)
     metrics: dict[str, Score] = {
-        trained.weights_id: lambda x: trained(x).item(),
-        untrained.weights_id: lambda x: untrained(x).item(),
+        trained.weights_id: scorer(trained),
+        untrained.weights_id: scorer(untrained),
         "mean gradient magnitude": gradient_magnitude,
     }
     score_all(metrics, opinions.files, out / "scores.csv")
