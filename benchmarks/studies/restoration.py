@@ -15,7 +15,6 @@ the report anew from ``restoration.jsonl``, without the picture.
 
 from __future__ import annotations
 
-import io
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,7 +24,6 @@ from typing import TypedDict
 
 import numpy as np
 import torch
-from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.harness.datasets import Item
@@ -48,6 +46,8 @@ MAIN = {"GRepQ": 0.03, "TV": 0.01}
 """Weights of the runs of all seeds; `SWEEP` are those of the first seed alone."""
 SWEEP = {"GRepQ": (0.01, 0.1, 0.3, 1.0), "TV": (0.003, 0.03, 0.1)}
 ALONE = "GRepQ alone"
+PICTURED, PICTURED_SIDE = ("coffee", "chelsea", "rocket"), 64
+"""Photos and their pixels in the picture; noise does not compress, and a file of all would have a megabyte."""
 REFERENCES = ("clean photo", "noisy input")
 """Rows of what the networks are given, in the order of `Pairs`."""
 METRICS = {"psnr": "up", "ssim": "up", "fsim": "up", "grepq-ll": "up", "brisque-package": "down", "piqe": "down"}
@@ -301,24 +301,27 @@ def _cell(row: Row, metric: str) -> str:
     return f"{row[metric]:.3f}" + (f" ± {row[f'{metric}_std']:.3f}" if f"{metric}_std" in row else "")
 
 
-def picture(path: Path, columns: dict[str, torch.Tensor], side: int = 96) -> None:
-    """Crops of photos, a row each, a column each kind, in 256 colours: a third of the size, and no difference to the eye."""
+def picture(path: Path, columns: dict[str, torch.Tensor]) -> None:
+    """Central crops of photos, a row each, a column each kind.
+
+    Args:
+        path: PNG file to write.
+        columns: photos ``(N, 3, SIDE, SIDE)``, or smaller ones, by kind.
+    """
     from matplotlib.figure import Figure
 
     rows = len(next(iter(columns.values())))
     figure = Figure(figsize=(1.9 * len(columns), 2 * rows), layout="constrained")
     axes = figure.subplots(rows, len(columns), squeeze=False)
-    at = (SIDE - side) // 2
     for column, (name, images) in enumerate(columns.items()):
         axes[0, column].set_title(name, fontsize=9)
         for row, image in enumerate(images):
-            crop = image[:, at : at + side, at : at + side].clamp(0, 1).permute(1, 2, 0).numpy()
+            at = (image.shape[-1] - PICTURED_SIDE) // 2
+            crop = image[:, at : at + PICTURED_SIDE, at : at + PICTURED_SIDE].clamp(0, 1).permute(1, 2, 0).numpy()
             axes[row, column].imshow(crop, interpolation="nearest")
             axes[row, column].axis("off")
-    stream = io.BytesIO()
-    figure.savefig(stream, dpi=130)
-    with Image.open(stream) as drawn, whole_file(path) as part:
-        drawn.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG).save(part, optimize=True)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=100, pil_kwargs={"optimize": True})
 
 
 def settings_of(listed: PhotoList, base_steps: int, steps: int, batch: int) -> dict:
@@ -338,7 +341,9 @@ def study(listed: PhotoList, settings: dict, seeds: int, out: Path) -> Report:
     most = f"L1 + {SWEEP['GRepQ'][-1]} GRepQ"
     shown = ("L1", *(f"L1 + {weight} {name}" for name, weight in MAIN.items()), most, ALONE)
     restored = {name: restore(networks[name], noisy) for name in shown}
-    picture(out / "restoration.png", {"clean": clean, "noisy": noisy, **restored})
+    chosen = [place for place, name in enumerate(references()) if name in PICTURED]
+    columns = {"clean": clean, "noisy": noisy, **restored}
+    picture(out / "restoration.png", {name: images[chosen] for name, images in columns.items()})
     notes = [
         f"Squares of {SIDE} pixels; mean over photos, and mean ± standard deviation over seeds. Rows of one seed are of",
         "the first one: compare them with each other, and with the first seed's L1 in restoration.jsonl.",

@@ -16,7 +16,7 @@ from the figures in --out.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +32,14 @@ from benchmarks.harness.toy import quick_severities
 from benchmarks.studies.opinions import Opinions, read_opinions
 from benchmarks.studies.reporting import Report, Row, measured, parse, read_report, study_parser, table, write_report
 from grepq_metric import read_image
-from grepq_metric.pathways.high import ARCHITECTURE, HighLevelPathway
+from grepq_metric.pathways.high import ARCHITECTURE, HighLevelConfig, HighLevelPathway, ImageTower
+from grepq_metric.training import train_high
 from grepq_metric.training.distortions import DISTORTIONS
-from grepq_metric.training.high import HighLevelTraining, high_level_pathway, high_level_weights, train_high_level
 from grepq_metric.training.photos import PhotoList
-from grepq_metric.weights import high_level_tensors
+from grepq_metric.weights import high_level_tensors, load_tensors
 
 STUDY = "tiny_clip"
-TOWER = {"layers": [1, 1, 1, 1], "width": 16, "output_dim": 128}
+TOWER = ImageTower(layers=(1, 1, 1, 1), width=16, output_dim=128)
 GOOD = ("A good photo.", "a sharp photo", "a clear photo", "a beautiful photo")
 BAD = {
     "a bad photo": tuple(DISTORTIONS),
@@ -55,6 +55,11 @@ CROP = 96
 CROPS_PER_PHOTO = 8
 """Decoding is what takes the time."""
 BATCH = 32
+"""Of the training on captions."""
+CONTRASTED = 128
+"""Photos of a batch of the group contrastive loss."""
+WARM_UP = 0.5
+"""Passes over the photos in which the learning rate of the group contrastive loss grows; there are few."""
 
 
 def captioned(photos: PhotoList, rng: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -84,10 +89,10 @@ def train_clip(photos: PhotoList, steps: int, batch: int, seed: int) -> dict[str
         Its state dict in open_clip's layout.
     """
     torch.manual_seed(seed)
-    vision = CLIPVisionCfg(layers=TOWER["layers"], width=TOWER["width"], image_size=CROP)
+    vision = CLIPVisionCfg(layers=TOWER.layers, width=TOWER.width, image_size=CROP)
     text = CLIPTextCfg(context_length=77, vocab_size=49408, width=64, heads=1, layers=2)
-    clip = open_clip.CLIP(TOWER["output_dim"], vision, text, quick_gelu=True)
-    pathway = HighLevelPathway(image_tower=TOWER).train()
+    clip = open_clip.CLIP(TOWER.output_dim, vision, text, quick_gelu=True)
+    pathway = HighLevelPathway(HighLevelConfig(image_tower=TOWER)).train()
     tokens = open_clip.get_tokenizer(ARCHITECTURE)(list(CAPTIONS))
     optimizer = torch.optim.AdamW([*pathway.parameters(), *clip.parameters()], lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, steps)
@@ -105,6 +110,13 @@ def train_clip(photos: PhotoList, steps: int, batch: int, seed: int) -> dict[str
         bar.set_postfix(loss=f"{loss.item():.3f}")
     state = {key: value for key, value in clip.state_dict().items() if not key.startswith("visual.")}
     return state | {f"visual.{key}": value for key, value in pathway.visual.state_dict().items()}
+
+
+def pathway_of(clip: Mapping[str, torch.Tensor]) -> HighLevelPathway:
+    """The high-level pathway of a small CLIP, of `train_clip`."""
+    pathway = HighLevelPathway(HighLevelConfig(image_tower=TOWER))
+    load_tensors(pathway, high_level_tensors(clip, "the small CLIP"), "the small CLIP")
+    return pathway
 
 
 @torch.inference_mode()
@@ -139,27 +151,31 @@ def markdown(report: Report) -> list[str]:
     return table(header, ([str(row["figure"]), f"{row['before']:.3f}", f"{row['after']:.3f}"] for row in report.rows))
 
 
-def measure(photos: PhotoList, opinions: Opinions, clip_steps: int, training: HighLevelTraining, out: Path) -> Report:
-    """Train and measure; the weights and the log of the training stay in `out`."""
+def measure(photos: PhotoList, opinions: Opinions, clip_steps: int, steps: int, lr: float, out: Path) -> Report:
+    """Train and measure; weights and log of the training go to a new folder ``run`` in `out`.
+
+    Raises:
+        FileExistsError: it is there.
+    """
     files = list(opinions.files.values())
     seen = near_duplicates(files, photos)
     kept = [i for i in range(len(files)) if i not in seen]
     test, mos = [files[i] for i in kept], opinions.mos[kept]
-    tensors = high_level_tensors(train_clip(photos, clip_steps, BATCH, seed=0), "the small CLIP")
-    before = evaluate(high_level_pathway(tensors), test, mos)
-    pathway, _ = train_high_level(photos, tensors, out, training, workers=1)
-    after = evaluate(pathway, test, mos)
-    model = high_level_weights(pathway, out, "tiny", {"clip": "trained by benchmarks.studies.tiny_clip"})
-    model.save_pretrained(out)
-    with (out / "training" / "log.jsonl").open(encoding="utf-8") as lines:
-        rows = of_the_log([json.loads(line) for line in lines])
+    clip = train_clip(photos, clip_steps, BATCH, seed=0)
+    before = evaluate(pathway_of(clip), test, mos)
+    options = {"batch": CONTRASTED, "steps": steps, "lr": lr, "warmup_epochs": WARM_UP}
+    model = train_high(photos, clip, out / "run", **options, device="cpu", name="tiny")
+    if model is None or model.high is None:
+        raise RuntimeError("the training was stopped")
+    after = evaluate(model.high, test, mos)
+    with (out / "run" / "training" / "log.jsonl").open(encoding="utf-8") as lines:
+        log = of_the_log([json.loads(line) for line in lines])
     agreement: list[Row] = [{"figure": key, "before": value, "after": after[key]} for key, value in before.items()]
     notes = [
-        f"{clip_steps} steps on captions, then {training.steps} of batch {training.batch} at a learning rate of "
-        f"{training.lr:g}, on {len(photos)} photos."
+        f"{clip_steps} steps on captions, then {steps} of batch {CONTRASTED} at a learning rate of {lr:g}, on {len(photos)} photos."
     ]
     data: Row = {"name": opinions.name, "id": opinions.id, "images": len(kept)}
-    return measured(STUDY, model.weights_id, data, [*agreement, *rows], notes)
+    return measured(STUDY, model.weights_id, data, [*agreement, *log], notes)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -174,8 +190,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.report_only:
         report = read_report(given.out, STUDY)
     else:
-        training = HighLevelTraining(steps=given.steps, lr=given.lr, warmup_epochs=0.5)
-        report = measure(PhotoList(given.photos), read_opinions(given.opinions), given.clip_steps, training, given.out)
+        photos, opinions = PhotoList(given.photos), read_opinions(given.opinions)
+        report = measure(photos, opinions, given.clip_steps, given.steps, given.lr, given.out)
     write_report(report, given.out, markdown)
 
 

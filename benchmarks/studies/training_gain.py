@@ -9,9 +9,9 @@ such as biq2021_dev. Photos that training saw under another name are left out.
 The untrained network has the very weights that training started from, by the seed in their record, and pristine
 statistics of the same photos.
 
-Needs opinion scores and the training photos, and takes about a quarter of an hour for 1,000 photos on two cores. A run that
-was stopped continues. In --out lie all scores (``scores.csv``) and the photos left out (``near_duplicates.csv``), from which
-``--report-only --opinions BIQ2021_DEV`` makes the report in seconds.
+Needs opinion scores and the training photos (benchmarks/README.md says how to list them), and takes about a quarter of an
+hour for 1,000 photos on two cores. A run that was stopped continues. In --out lie all scores (``scores.csv``) and the photos
+left out (``near_duplicates.csv``), from which ``--report-only --opinions BIQ2021_DEV`` makes the report in seconds.
 """
 
 from __future__ import annotations
