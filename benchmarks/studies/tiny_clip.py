@@ -171,9 +171,8 @@ def measure(photos: PhotoList, opinions: Opinions, clip_steps: int, steps: int, 
     with (out / "run" / "training" / "log.jsonl").open(encoding="utf-8") as lines:
         log = of_the_log([json.loads(line) for line in lines])
     agreement: list[Row] = [{"figure": key, "before": value, "after": after[key]} for key, value in before.items()]
-    notes = [
-        f"{clip_steps} steps on captions, then {steps} of batch {CONTRASTED} at a learning rate of {lr:g}, on {len(photos)} photos."
-    ]
+    trained = f"{steps} of batch {CONTRASTED} at a learning rate of {lr:g}, on {len(photos)} photos."
+    notes = [f"{clip_steps} steps on captions, then {trained}"]
     data: Row = {"name": opinions.name, "id": opinions.id, "images": len(kept)}
     return measured(STUDY, model.weights_id, data, [*agreement, *log], notes)
 
