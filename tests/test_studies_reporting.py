@@ -42,12 +42,12 @@ def test_a_report_says_what_measured_it_and_names_no_folder_of_this_machine(monk
 
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), [1], {"a": 1}])
 def test_figures_are_strings_and_finite_numbers(value):
-    with pytest.raises(ValueError, match="study: 'srcc' is .*, expected a string or a finite number"):
+    with pytest.raises(ValueError, match=r"study: 'srcc' is .*, expected a string or a finite number"):
         replace(REPORT, rows=[{"srcc": value}])
 
 
 def test_a_report_of_another_schema_or_study_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no report at .*study.json: measure first"):
+    with pytest.raises(FileNotFoundError, match=r"no report at .*study\.json: measure first"):
         read_report(tmp_path, "study")
     write_report(REPORT, tmp_path, lambda report: [])
     (tmp_path / "other.json").write_text((tmp_path / "study.json").read_text())
