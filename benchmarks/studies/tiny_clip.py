@@ -163,8 +163,17 @@ def measure(photos: PhotoList, opinions: Opinions, clip_steps: int, steps: int, 
     test, mos = [files[i] for i in kept], opinions.mos[kept]
     clip = train_clip(photos, clip_steps, BATCH, seed=0)
     before = evaluate(pathway_of(clip), test, mos)
-    options = {"batch": CONTRASTED, "steps": steps, "lr": lr, "warmup_epochs": WARM_UP}
-    model = train_high(photos, clip, out / "run", **options, device="cpu", name="tiny")
+    model = train_high(
+        photos,
+        clip,
+        out / "run",
+        steps=steps,
+        batch=CONTRASTED,
+        lr=lr,
+        warmup_epochs=WARM_UP,
+        device="cpu",
+        name="tiny",
+    )
     if model is None or model.high is None:
         raise RuntimeError("the training was stopped")
     after = evaluate(model.high, test, mos)
