@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,3 +220,22 @@ def test_the_restoration_study_reports_what_the_networks_do_and_continues(small_
     assert "psnr_std" not in rows["GRepQ alone"]
     with pytest.raises(ValueError, match=r"is of a run with \{'steps': 3\}, expected .*: choose another --out"):
         restoration.Runs(tmp_path, {**settings, "steps": 5})
+
+
+def test_published_scores_of_distorted_photos_are_what_the_code_gives_today(monkeypatch):
+    pytest.importorskip("albumentations")
+    from benchmarks.harness.toy import references
+    from benchmarks.studies.opinions import scorer
+    from benchmarks.studies.reporting import read_rows
+    from grepq_metric import GRepQ
+
+    kinds = {name: make for name, make in synthetic.distortions().items() if name in ("Gaussian blur", "white noise")}
+    monkeypatch.setattr(synthetic, "distortions", lambda: kinds)
+    model = GRepQ.from_pretrained("grepq-ll")
+    rows = synthetic.measure({model.weights_id: scorer(model)}, {"astronaut": references()["astronaut"]})
+    path = Path(__file__).parents[1] / "benchmarks" / "results" / "synthetic" / "synthetic.csv"
+    published = read_rows(path, text=("photo", "type"))
+    expected = [row for row in published if row["photo"] == "astronaut" and row["type"] in kinds]
+    assert len(rows) == len(expected) == 12
+    for row, other in zip(rows, expected, strict=True):
+        assert row == pytest.approx(other, abs=1e-4)
