@@ -1,20 +1,34 @@
 """Promises of the Hub: the real client downloads from (a local copy of) its API, and every fault is one clear message."""
 
 import errno
+import hashlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
+import time
+from dataclasses import replace
 
 import huggingface_hub
 import pytest
 import torch
 
-from grepq_metric import GRepQ, WeightsError, weights
+from grepq_metric import GRepQ, WeightsError, catalog, weights
+from grepq_metric.catalog import CLIP_RN50
+from grepq_metric.files import sha256
+from grepq_metric.weights import folder
+from grepq_metric.weights import hub as weights_hub
 from tests.hub_server import COMMIT
 
 SCORE = "import sys; from grepq_metric import GRepQ; print(GRepQ.from_pretrained(sys.argv[1]).weights_id)"
+PINNED = "import sys; from tests.test_hub import pin, catalog; catalog.ENTRIES = pin(sys.argv.pop()); "
+
+
+def pin(digest):
+    """A catalog that pins the CLIP of the local Hub: the real one can't be had in tests."""
+    clip = replace(CLIP_RN50, revision=COMMIT, sha256=digest)
+    return tuple(replace(entry, clip=entry.clip and clip) for entry in catalog.ENTRIES)
 
 
 def run(code, *args, **environment):
@@ -32,9 +46,10 @@ def message_of(process):
 
 
 @pytest.fixture
-def clip_hub(hub, clip_file):
+def clip_hub(hub, clip_file, monkeypatch):
     """The Hub with CLIP on it."""
-    hub.repositories[weights.CLIP_REPOSITORY] = {weights.CLIP_FILE: clip_file}
+    hub.repositories[CLIP_RN50.repository] = {CLIP_RN50.name: clip_file}
+    monkeypatch.setattr(catalog, "ENTRIES", pin(sha256(clip_file)))
     return hub
 
 
@@ -68,11 +83,11 @@ def test_clip_is_fetched_and_assembled_once(clip_hub, clip_cache, clip_state, ph
     def refuse(state):
         raise AssertionError("a text tower was built although the weights were assembled already")
 
-    monkeypatch.setattr("grepq_metric.pathways.high.prompt_features", refuse)
+    monkeypatch.setattr("grepq_metric.weights.clip.prompt_features", refuse)
     clip_hub.requests.clear()
     again = GRepQ.from_pretrained("grepq-hl", cache_dir=clip_cache)
     assert again.weights_id == model.weights_id
-    assert not [r for r in clip_hub.requests if r[0] == "GET" and r[1].endswith(weights.CLIP_FILE)]
+    assert not [r for r in clip_hub.requests if r[0] == "GET" and r[1].endswith(CLIP_RN50.name)]
     clip_hub.faults.add("error")
     assert GRepQ.from_pretrained("grepq-hl", cache_dir=clip_cache, local_files_only=True).weights_id == model.weights_id
 
@@ -88,8 +103,8 @@ def test_both_pathways_are_the_packaged_one_and_clip(clip_hub, clip_cache, photo
     assert both.provenance["low"] == GRepQ.from_pretrained("grepq-ll").provenance
 
 
-def test_two_processes_at_once_leave_one_whole_cache(clip_hub, tmp_path):
-    processes = [run(SCORE, "grepq-hl", HF_HOME=str(tmp_path)) for _ in range(2)]
+def test_two_processes_at_once_leave_one_whole_cache(clip_hub, clip_file, tmp_path):
+    processes = [run(PINNED + SCORE, "grepq-hl", sha256(clip_file), HF_HOME=str(tmp_path)) for _ in range(2)]
     results = [p.communicate(timeout=300) for p in processes]
     assert [p.returncode for p in processes] == [0, 0], results
     assert results[0][0] == results[1][0] != ""
@@ -131,28 +146,97 @@ def test_the_token_is_sent(own_weights, hub, tmp_path):
 def test_a_missing_repository_and_a_foreign_one(hub, tmp_path):
     with pytest.raises(WeightsError, match="no repository tester/absent"):
         GRepQ.from_pretrained("tester/absent", cache_dir=tmp_path)
-    hub.repositories["tester/foreign"] = {"config.json": b"{}"}
+    hub.repositories["tester/foreign"] = {"config.json": b'{"pathways": ["low"]}'}
     with pytest.raises(WeightsError, match=r"has no model\.safetensors"):
         GRepQ.from_pretrained("tester/foreign", cache_dir=tmp_path)
     with pytest.raises(WeightsError, match="no repository timm"):
         GRepQ.from_pretrained("grepq", cache_dir=tmp_path)
 
 
-@pytest.mark.parametrize("fault", ["truncate", "wrong-hash", "error"])
-def test_a_failed_download_leaves_a_cache_that_works_next_time(own_weights, hub, tmp_path, fault):
+@pytest.mark.parametrize("status", [403, 418, 429, 500, 503])
+def test_the_status_of_the_hub_is_in_the_message_at_once(own_weights, hub, tmp_path, status):
+    hub.faults.add(f"status-{status}")
+    began = time.monotonic()
+    with pytest.raises(WeightsError, match=rf"{status}.*config\.json of tester/mine"):
+        GRepQ.from_pretrained(own_weights, cache_dir=tmp_path)
+    assert time.monotonic() - began < 5
+    assert len(hub.requests) == 1
+
+
+@pytest.mark.parametrize(("fault", "message"), [("portal", "no Hub: a captive portal"), ("redirect", "cannot reach")])
+def test_what_is_no_hub_is_told(own_weights, hub, tmp_path, fault, message):
     hub.faults.add(fault)
-    with pytest.raises(WeightsError, match=r"try again|Try again|cannot reach"):
+    with pytest.raises(WeightsError, match=message):
         GRepQ.from_pretrained(own_weights, cache_dir=tmp_path)
     hub.faults.clear()
     assert GRepQ.from_pretrained(own_weights, cache_dir=tmp_path).weights_id.startswith("grepq-ll-")
 
 
-def test_a_clip_of_another_kind_is_refused(hub, tmp_path):
+def test_a_wait_that_the_hub_asks_for_has_a_bound(own_weights, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(weights_hub, "STALLED", 1.0)
+    hub.faults.add("wait")
+    began = time.monotonic()
+    with pytest.raises(WeightsError, match="nothing has come for 1 seconds"):
+        GRepQ.from_pretrained(own_weights, cache_dir=tmp_path)
+    assert time.monotonic() - began < 10
+
+
+def test_a_page_in_the_place_of_a_config_does_not_stay_in_the_cache(own_weights, hub, tmp_path):
+    hub.faults.add("page")
+    with pytest.raises(WeightsError, match=r"not a config of GRepQ weights.*removed from the cache"):
+        GRepQ.from_pretrained(own_weights, cache_dir=tmp_path)
+    hub.faults.clear()
+    assert GRepQ.from_pretrained(own_weights, cache_dir=tmp_path).weights_id.startswith("grepq-ll-")
+
+
+def test_an_etag_that_is_a_path_writes_nothing_outside_of_the_cache(own_weights, hub, tmp_path):
+    hub.faults.add("escape")
+    with pytest.raises(WeightsError, match="do not trust it"):
+        GRepQ.from_pretrained(own_weights, cache_dir=tmp_path / "cache")
+    assert not list(tmp_path.rglob("escaped*"))
+
+
+def test_no_name_resolution_fails_fast_and_in_one_line(tmp_path):
+    began = time.monotonic()
+    process = run(SCORE, "grepq", HF_HOME=str(tmp_path), HF_ENDPOINT="http://no-such-host.invalid")
+    out, err = process.communicate(timeout=100)
+    assert process.returncode == 1
+    assert "cannot reach the Hub" in err
+    assert "Retrying" not in out + err
+    assert time.monotonic() - began < 30
+
+
+def test_a_built_in_name_takes_only_the_file_that_is_pinned(hub, clip_file, tmp_path, monkeypatch):
+    hub.repositories[CLIP_RN50.repository] = {CLIP_RN50.name: clip_file}
+    monkeypatch.setattr(catalog, "ENTRIES", pin("0" * 64))
+    with pytest.raises(WeightsError, match="another file than the one that this release pins"):
+        GRepQ.from_pretrained("grepq-hl", cache_dir=tmp_path)
+    assert not assembled(tmp_path)
+    with pytest.raises(ValueError, match="one revision for ever"):
+        GRepQ.from_pretrained("grepq-hl.da0baa37", cache_dir=tmp_path, revision="main")
+
+
+@pytest.mark.parametrize("fault", ["truncate", "wrong-hash", "error"])
+def test_a_failed_download_leaves_a_cache_that_works_next_time(own_weights, hub, tmp_path, fault):
+    hub.faults.add(fault)
+    with pytest.raises(WeightsError, match=r"try again|Try again"):
+        GRepQ.from_pretrained(own_weights, cache_dir=tmp_path)
+    hub.faults.clear()
+    assert GRepQ.from_pretrained(own_weights, cache_dir=tmp_path).weights_id.startswith("grepq-ll-")
+
+
+def test_a_clip_of_another_kind_is_refused(hub, tmp_path, monkeypatch):
     from safetensors.torch import save
 
-    hub.repositories[weights.CLIP_REPOSITORY] = {weights.CLIP_FILE: save({"visual.conv1.weight": torch.zeros(1)})}
+    content = save({"visual.conv1.weight": torch.zeros(1)})
+    hub.repositories[CLIP_RN50.repository] = {CLIP_RN50.name: content}
+    monkeypatch.setattr(catalog, "ENTRIES", pin(hashlib.sha256(content).hexdigest()))
     with pytest.raises(WeightsError, match="not a full CLIP"):
         GRepQ.from_pretrained("grepq-hl", cache_dir=tmp_path)
+    monkeypatch.undo()
+    assert not assembled(tmp_path)
+    with pytest.raises(WeightsError, match="not a full CLIP"):
+        GRepQ.from_pretrained("grepq-hl", cache_dir=tmp_path, revision="main")
     assert not assembled(tmp_path)
 
 
@@ -171,7 +255,7 @@ def test_a_full_disk_while_downloading_and_while_assembling(clip_hub, clip_cache
     shutil.rmtree(folders[0])
     before = assembled(clip_cache)
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "save_file", full)
+        patch.setattr(folder, "save_file", full)
         with pytest.raises(WeightsError, match=r"No space left.*HF_HOME"):
             GRepQ.from_pretrained("grepq", cache_dir=clip_cache)
     assert assembled(clip_cache) == before
