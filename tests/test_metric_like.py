@@ -21,6 +21,7 @@ from torch import Tensor
 
 from grepq_metric import GRepQ, GRepQLoss, GRepQRegressor, grepq
 from grepq_metric.errors import InputError
+from grepq_metric.integrations.piq import loaded
 from tests.metric_tester import WRONG_SCALES, MetricTester, ModuleTester, full_range
 from tests.reference import reference_encoder, reference_low, reference_patches
 
@@ -70,6 +71,7 @@ class TestFunction(MetricTester):
     """`grepq`, by piq's conventions."""
 
     def make(self) -> Callable[..., Tensor]:
+        loaded.cache_clear()  # as at the first call in a process
         return functools.partial(grepq, reduction="none")
 
     def model(self, subject: Callable[..., Tensor]) -> GRepQ:
@@ -99,10 +101,10 @@ class TestFunction(MetricTester):
             grepq(full_range(images) * 510 - 255, data_range=255)
 
     def test_bad_settings_are_explained(self, images: Tensor) -> None:
-        with pytest.raises(InputError, match=r"reduction must be one of .*, got 'max'"):
+        with pytest.raises(InputError, match="reduction must be one of none, mean, sum, got 'max'"):
             grepq(images, reduction="max")
         for value in (0, -1.0, float("nan"), float("inf")):
-            with pytest.raises(InputError, match="data_range"):
+            with pytest.raises(InputError, match="data_range must be positive, got"):
                 grepq(images, data_range=value)
 
 
@@ -248,18 +250,6 @@ class TestLoss(ModuleTester):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             loss(wrong)
-
-    def test_another_scale_that_comes_later_is_noticed(self, images: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-        """As after a change of the data; values are looked at now and then, since each look waits for the device."""
-        monkeypatch.setattr("grepq_metric.loss.LOOK_EVERY", 3)
-        loss, x = self.make(), full_range(images[:1])
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")
-            loss(x)
-            loss(2 * x - 1)
-            loss(2 * x - 1)
-        with pytest.warns(UserWarning, match=r"\[-1, 1\]"):
-            loss(2 * x - 1)
 
     def test_one_image_of_another_scale_in_a_batch_is_refused(self, subject: GRepQLoss, images: Tensor) -> None:
         """A batch is looked at as a whole: one such image of it is enough for the warning."""
