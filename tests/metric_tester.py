@@ -56,7 +56,7 @@ class MetricTester:
 
     def expected(self, subject: Any, image: Tensor) -> Tensor:
         """What it should give for one image ``(1, 3, H, W)``, by the formulas in float64 and differentiable: a scalar."""
-        return reference_low(self.model(subject), image)[1]
+        return reference_low(self.model(subject).low, image)[1]
 
     def model(self, subject: Any) -> Any:
         """The `GRepQ` in a subject."""

@@ -15,6 +15,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from grepq_metric import GRepQ
+    from grepq_metric.pathways import LowLevelPathway
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -44,6 +45,11 @@ def reference_encoder(x: Tensor, w: Mapping[str, Tensor]) -> Tensor:
     return x @ w["head.2.weight"].T + w["head.2.bias"]
 
 
+def encoder_values(low: LowLevelPathway) -> dict[str, Tensor]:
+    """Values of the encoder of a low-level pathway in float64."""
+    return {k: v.double() for k, v in low.encoder.state_dict().items()}
+
+
 def reference_patches(image: Tensor, w: Mapping[str, Tensor]) -> Tensor:
     """Features of patches of 96 pixels, 48 apart: ``(1, 3, H, W)`` -> ``(P, 128)``."""
     _, _, height, width = image.shape
@@ -66,10 +72,9 @@ def reference_distance(image: Tensor, w: Mapping[str, Tensor], mean_p: Tensor, c
     return torch.sqrt(delta @ inverse @ delta)
 
 
-def reference_low(model: GRepQ, image: Tensor) -> tuple[Tensor, Tensor]:
-    """Distance and Q_L of one image from the formulas, in float64, with the values of a model's low-level pathway."""
-    w = {k: v.double() for k, v in model.low.encoder.state_dict().items()}
-    d = reference_distance(image.double(), w, model.low.pristine_mean, model.low.pristine_cov)
+def reference_low(low: LowLevelPathway, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance and Q_L of one image from the formulas, in float64, with the values of a pathway."""
+    d = reference_distance(image.double(), encoder_values(low), low.pristine_mean, low.pristine_cov)
     return d, 1 - 1 / (1 + torch.exp(-d / 100))
 
 
@@ -103,11 +108,11 @@ def reference_clip(image: Tensor, w: Mapping[str, Tensor]) -> Tensor:
 def reference(model: GRepQ, image: Tensor) -> dict[str, Tensor]:
     """All numbers of one image from the formulas, in float64, with the values of a model of both pathways."""
     image = image.double()
-    low = {k: v.double() for k, v in model.low.encoder.state_dict().items()}
-    high = {k: v.double() for k, v in model.high.visual.state_dict().items()}
-    d, q_low = reference_low(model, image)
-    g = reference_clip(image, high)
+    assert model.low is not None
+    assert model.high is not None
+    d, q_low = reference_low(model.low, image)
+    g = reference_clip(image, {k: v.double() for k, v in model.high.visual.state_dict().items()})
     good, bad = (F.cosine_similarity(g, t.double(), dim=0) for t in model.high.text_features)
     q_high = 1 / (1 + torch.exp(-10 * (good - bad)))
-    features = torch.cat([g, reference_encoder(image, low)[0]])
+    features = torch.cat([g, reference_encoder(image, encoder_values(model.low))[0]])
     return {"distance": d, "low": q_low, "high": q_high, "score": q_low + q_high, "features": features}

@@ -26,7 +26,7 @@ class Module:
     path: Path
     tree: ast.Module
 
-    def where(self, node: ast.AST) -> str:
+    def where(self, node: ast.AST | Text) -> str:
         """``path:line`` of a node, for messages."""
         return f"{self.path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
 
@@ -43,6 +43,15 @@ class Import:
     def top(self) -> str:
         """The package that it is from."""
         return self.module.split(".")[0]
+
+
+@dataclass(frozen=True)
+class Text:
+    """A string in the source: what it says, where it begins, and of a docstring what it describes."""
+
+    value: str
+    lineno: int
+    owner: str = ""
 
 
 @functools.cache
@@ -82,23 +91,23 @@ def walk_running(tree: ast.AST) -> Iterator[ast.AST]:
             todo.extend(ast.iter_child_nodes(node))
 
 
-def docstrings(module: Module) -> Iterator[tuple[str, ast.Constant]]:
-    """Docstrings of a module, its classes and functions, and strings below its constants: whose they are, and the node."""
+def docstrings(module: Module) -> Iterator[Text]:
+    """Docstrings of a module, its classes and functions, and the strings below its constants."""
     for node in ast.walk(module.tree):
         if not isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             continue
         for statement in node.body:
             value = statement.value if isinstance(statement, ast.Expr) else None
             if isinstance(value, ast.Constant) and isinstance(value.value, str):
-                yield getattr(node, "name", module.name), value
+                yield Text(value.value, value.lineno, getattr(node, "name", module.name))
 
 
-def messages(module: Module) -> Iterator[ast.Constant]:
+def messages(module: Module) -> Iterator[Text]:
     """All strings of a module, pieces of f-strings as well, that are no docstrings."""
-    documentation = {id(node) for _, node in docstrings(module)}
+    documentation = {(text.value, text.lineno) for text in docstrings(module)}
     for node in ast.walk(module.tree):
-        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
-            yield node
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and (node.value, node.lineno) not in documentation:
+            yield Text(node.value, node.lineno)
 
 
 def is_private(name: str) -> bool:

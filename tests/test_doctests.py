@@ -5,6 +5,7 @@ Docstrings are read from the source: `doctest.testmod` passes over what a decora
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -23,9 +24,9 @@ EXAMPLES = {
     for module in modules()
     if (
         tests := [
-            doctest.DocTestParser().get_doctest(inspect.cleandoc(node.value), {}, name, str(module.path), node.lineno)
-            for name, node in docstrings(module)
-            if ">>>" in node.value
+            doctest.DocTestParser().get_doctest(inspect.cleandoc(text.value), {}, text.owner, str(module.path), text.lineno)
+            for text in docstrings(module)
+            if ">>>" in text.value
         ]
     )
 }
@@ -57,7 +58,9 @@ def test_documented_examples_run(name: str, tmp_path: Path, monkeypatch: pytest.
     module = loaded(name)
     monkeypatch.chdir(tmp_path)  # so that an example that writes leaves nothing behind
     for example in EXAMPLES[name]:
-        assert len(example.examples) == example.docstring.count(">>>"), f"{example.name}: a prompt is not at a line's start"
+        assert len(example.examples) == str(example.docstring).count(">>>"), (
+            f"{example.name}: a prompt is not at a line's start"
+        )
         example.globs.update(vars(module))
         report = io.StringIO()
         runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
@@ -83,9 +86,7 @@ def test_examples_are_of_this_package() -> None:
 def test_a_wrong_example_is_found() -> None:
     """The test above can fail: this docstring's example gives another number, behind a decorator."""
     tree = '@wrapped\ndef f():\n    """Add.\n\n    >>> 1 + 1\n    3\n    """\n'
-    import ast
-
     module = Module("example", Path("example.py"), ast.parse(tree))
-    ((name, node),) = docstrings(module)
-    test = doctest.DocTestParser().get_doctest(inspect.cleandoc(node.value), {}, name, "example.py", node.lineno)
+    (text,) = docstrings(module)
+    test = doctest.DocTestParser().get_doctest(inspect.cleandoc(text.value), {}, text.owner, "example.py", text.lineno)
     assert doctest.DocTestRunner().run(test, out=lambda _: None).failed == 1

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.reference import reference, reference_encoder, reference_low
+from tests.reference import encoder_values, reference, reference_encoder, reference_low
 
 NAMES = ["astronaut", "coffee", "cat", "rocket", "retina", "stereo"]
 
@@ -31,9 +31,9 @@ def test_the_packaged_weights_equal_the_formulas(photos):
     from grepq_metric import GRepQ
 
     model = GRepQ.from_pretrained("grepq-ll")
-    weights = {k: v.double() for k, v in model.low.encoder.state_dict().items()}
+    weights = encoder_values(model.low)
     for name, photo in photos.items():
-        _, quality = reference_low(model, photo)
+        _, quality = reference_low(model.low, photo)
         assert model(photo).item() == pytest.approx(quality.item(), abs=1e-5), name
         features = reference_encoder(photo.double(), weights)[0]
         assert (model.features(photo)[0] - features).norm() / features.norm() < 1e-4, name

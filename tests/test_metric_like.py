@@ -23,7 +23,7 @@ from grepq_metric import GRepQ, GRepQLoss, GRepQRegressor, grepq
 from grepq_metric.errors import InputError
 from grepq_metric.integrations.piq import loaded
 from tests.metric_tester import WRONG_SCALES, MetricTester, ModuleTester, full_range
-from tests.reference import reference_encoder, reference_low, reference_patches
+from tests.reference import encoder_values, reference_encoder, reference_patches
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,7 +58,8 @@ class TestModel(ModuleTester):
         }
 
     def test_features_are_those_of_the_formulas(self, subject: GRepQ, images: Tensor) -> None:
-        w = {k: v.double() for k, v in subject.low.encoder.state_dict().items()}
+        assert subject.low is not None
+        w = encoder_values(subject.low)
         for kind in ("image", "patches"):
             got = subject.features(images, kind)
             for row, x in zip(got, images.double().split(1), strict=True):
@@ -238,7 +239,7 @@ class TestLoss(ModuleTester):
         return subject(x)
 
     def expected(self, subject: GRepQLoss, image: Tensor) -> Tensor:
-        return 1 - 2 * reference_low(subject.model, image)[1]
+        return 1 - 2 * super().expected(subject, image)
 
     @pytest.mark.parametrize("scale", WRONG_SCALES)
     def test_another_scale_is_refused_by_its_name(self, subject: GRepQLoss, images: Tensor, scale: str) -> None:
@@ -321,7 +322,7 @@ def regressor() -> GRepQRegressor:
     model = GRepQ.from_pretrained("grepq-ll").requires_grad_(False)
     images = torch.rand(12, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     photos = torch.nn.functional.interpolate(images, size=(96, 96), mode="bicubic").clamp(0, 1)
-    return GRepQRegressor(model, features="patches").fit(photos, generator.uniform(1, 5, len(photos)))
+    return GRepQRegressor(model, features="patches").fit(photos, generator.uniform(1, 5, len(photos)).tolist())
 
 
 class TestRegressor(MetricTester):
@@ -340,7 +341,7 @@ class TestRegressor(MetricTester):
 
     def expected(self, subject: GRepQRegressor, image: Tensor) -> Tensor:
         """Features by the formulas; the head is affine, and its coefficients are what `predict` does to unit vectors."""
-        z = reference_patches(image.double(), {k: v.double() for k, v in subject.model.low.encoder.state_dict().items()})
+        z = reference_patches(image.double(), encoder_values(self.model(subject).low))
         features = torch.cat([z.mean(0), z.std(0, correction=0).clamp_min(1e-6)])
         probes = subject.predict(np.vstack([np.zeros((1, 256)), np.eye(256)]))
         intercept, *coefficients = np.asarray(probes) - np.append(0, np.full(256, probes[0]))
@@ -350,7 +351,7 @@ class TestRegressor(MetricTester):
         import copy
 
         moved = copy.deepcopy(subject)
-        moved.model.cuda()
+        self.model(moved).cuda()
         return moved
 
     def calls(self, subject: GRepQRegressor) -> dict[str, Callable[[Tensor], Any]]:
