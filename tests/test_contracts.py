@@ -272,7 +272,8 @@ def test_loading_lists_what_loading_takes() -> None:
 @pytest.mark.parametrize("module", [m for m in modules() if ".cli" not in m.name], ids=lambda m: m.name)
 def test_library_messages_name_no_flags(module: Any) -> None:
     flag = re.compile(r"(^|[\s`'\"(])--[a-z]")
-    found = [f"{module.where(node)}: {node.value}" for node in messages(module) if flag.search(node.value)]
+    texts = ((text, re.sub(r"pip install [^;]*", "", text.value)) for text in messages(module))  # pip's flags are not ours
+    found = [f"{module.where(text)}: {said}" for text, said in texts if flag.search(said)]
     assert not found, "\n".join(found)
 
 
