@@ -290,7 +290,7 @@ def test_scores_from_a_file_are_found_by_unique_base_names(rated, tmp_path, caps
     assert expected in capsys.readouterr().err
     part = write_csv(tmp_path / "part.csv", ["image", "score"], [[name, 1] for name in names[:50]])
     assert main([*command, str(part)]) == 0
-    assert "part failed on 30 of 80 images" in capsys.readouterr().err
+    assert "failed: part on 30 of 80 images" in capsys.readouterr().err
     assert metrics.match_names(["a/x", "b/x", "c/y"], ["x", "y"]) == {"c/y": "y"}  # which x it is, nobody knows
 
 
