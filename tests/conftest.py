@@ -6,6 +6,7 @@ The server is started, and the Hub client pointed to it, before the client is fi
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -17,6 +18,8 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background, and in all that it starts
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     config.hub = HubServer()
     config.hub.start()
     config.hub_home = tempfile.TemporaryDirectory(prefix="grepq-test-hub-", ignore_cleanup_errors=True)

@@ -202,11 +202,14 @@ def test_weights_decide_the_pathways_alone_and_the_metric_chooses(model, photo_f
         (["convert", "-o", "x"], "nothing to convert"),
         (["train", "low", "--photos", "/nowhere", "--out", "x"], "/nowhere"),
         (["train", "low", "--photos", ".", "--out", "x", "--set", "grid"], "NAME=VALUE"),
-        (["train", "high", "--photos", "tests", "--clip", "absent.pt", "--out", "x", "--batch", "4"], "at most half"),
+        (
+            ["train", "high", "--photos", "tests", "--clip", "absent.pt", "--out", "x", "--batch", "4"],
+            "group must be a whole number from 2 to 2, got 4",
+        ),
         (["publish", "/nowhere", "--repo", "user/name"], "/nowhere"),
         (["train", "low", "--photos", ".", "--out", "x", "--recipe", "none"], "unknown recipe 'none'"),
         (["train", "low", "--photos", ".", "--out", "x", "--set", "types=fog"], "unknown distortion types"),
-        (["pristine", "--photos", "/nowhere", "--weights", "/nowhere"], "no weights at /nowhere"),
+        (["pristine", "--photos", "/nowhere", "--weights", "/nowhere", "-o", "x"], "no weights at /nowhere"),
     ],
 )
 def test_expected_errors_are_one_line(args, message, tmp_path):

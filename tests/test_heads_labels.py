@@ -229,9 +229,10 @@ def test_fit_never_writes_onto_labels_or_photos(photo_folder, tmp_path):
 def test_fit_says_what_is_missing(tmp_path):
     assert "no such file of labels" in grepq("fit", tmp_path / "no.csv", "-o", tmp_path / "h", status=2).stderr
     assert "--output is missing" in grepq("fit", tmp_path / "no.csv", status=2).stderr
-    assert "--output is a folder" in grepq("fit", tmp_path / "no.csv", "-o", tmp_path, "--overwrite", status=2).stderr
     two = grepq("fit", tmp_path / "a.csv", tmp_path / "b.csv", "-o", tmp_path / "h", status=2).stderr
     assert "expected one CSV file of labels, got 2 arguments" in two
+    (tmp_path / "a.csv").write_text("image,mos\na.png,3\n")
+    assert "is a folder, expected a file" in grepq("fit", tmp_path / "a.csv", "-o", tmp_path, "--overwrite", status=2).stderr
     (tmp_path / "a.csv").write_text("image,mos\n")
     with pytest.raises(FileNotFoundError, match="no such folder of photos"):
         read_labels(tmp_path / "a.csv", root=tmp_path / "absent")
