@@ -1,0 +1,461 @@
+"""Writes the figures in README.md and docs/*.md, so that none is typed: they come from result files and from running examples.
+
+    python docs/figures.py            # writes them
+    python docs/figures.py --check    # names pages that differ, exit status 1
+
+A figure stands between two comments, ``<!-- figures: NAME -->`` and ``<!-- /figures -->``: on lines of their own for a table or
+the output of an example, within a line for a single number. NAME is a function below. Result files are what the studies
+(``benchmarks/studies``) and the harness leave in ``benchmarks/results``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+MARKED = re.compile(r"(<!-- figures: (\w+) -->)(.*?)(<!-- /figures -->)", re.DOTALL)
+PHOTOS = {"coffee.png": "a cup of coffee, sharp", "chelsea.png": "a cat, close", "rocket.jpg": "a rocket at dusk, grainy"}
+"""Photos of scikit-image that examples score, and what they show."""
+
+Row = dict[str, str | int | float]
+Figure = Callable[[], str]
+FROM_FILES: dict[str, Figure] = {}
+"""Figures that are read from result files, by name."""
+FROM_RUNS: dict[str, Figure] = {}
+"""Figures that are made by running the package, by name; the slower ones."""
+
+
+def figure(registry: dict[str, Figure]) -> Callable[[Figure], Figure]:
+    """Register a function under its name."""
+
+    def register(function: Figure) -> Figure:
+        registry[function.__name__] = function
+        return function
+
+    return register
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown."""
+    lines = [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(cells)} |" for cells in rows)]
+    return "\n".join(lines)
+
+
+def fence(text: str, language: str = "text") -> str:
+    """A block of code."""
+    return f"```{language}\n{text.strip()}\n```"
+
+
+# Result files
+
+
+@cache
+def report(study: str) -> dict:
+    """What a study has left: date, weights, command, rows.
+
+    Raises:
+        FileNotFoundError: it has left nothing.
+        ValueError: it is of another schema.
+    """
+    path = RESULTS / study / f"{study}.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found["schema"] != 1:
+        raise ValueError(f"{path} is of schema {found['schema']}, expected 1")
+    return found
+
+
+def rows_of(study: str, name: str | None = None) -> list[Row]:
+    """The rows of a study, or those of one of its tables."""
+    return [row for row in report(study)["rows"] if name is None or row["table"] == name]
+
+
+def measured(study: str) -> str:
+    """When and with which weights; a line that goes below a table."""
+    found = report(study)
+    threads = f", {found['threads']} threads" if "threads" in found else ""
+    torch = f", torch {found['torch']}" if "torch" in found else ""
+    return f"*{found['date']}, `{found['weights']}`{torch}{threads}*"
+
+
+@cache
+def zero_shot_scores() -> list[float]:
+    """Scores of `grepq-ll` of all photos of BIQ2021 that were measured."""
+    (path,) = RESULTS.glob("biq2021_dev/biq2021_dev-*/grepq-ll-*/zero-shot.csv")
+    with path.open(newline="", encoding="utf-8") as stream:
+        return sorted(float(row["value"]) for row in csv.DictReader(stream) if row["value"])
+
+
+def quantile(percent: int) -> float:
+    """The score below which so many percent of BIQ2021's photos lie."""
+    return statistics.quantiles(zero_shot_scores(), n=100, method="inclusive")[percent - 1]
+
+
+@figure(FROM_FILES)
+def score_quantiles() -> str:
+    percents = (5, 10, 25, 50, 75, 90, 95)
+    return table(
+        ["of the photos, so many score lower", *(f"{percent} %" for percent in percents)],
+        [["`grepq-ll`", *(f"{quantile(percent):.3f}" for percent in percents)]],
+    )
+
+
+@figure(FROM_FILES)
+def q10() -> str:
+    return f"{quantile(10):.3f}"
+
+
+@figure(FROM_FILES)
+def q50() -> str:
+    return f"{quantile(50):.3f}"
+
+
+@figure(FROM_FILES)
+def q90() -> str:
+    return f"{quantile(90):.3f}"
+
+
+@figure(FROM_FILES)
+def names() -> str:
+    from grepq_metric.catalog import ENTRIES
+
+    rows = []
+    for entry in ENTRIES:
+        least, best = entry.score_range
+        network = "first use" if entry.clip else "never"
+        joined = " + ".join({"low": "Q_L", "high": "Q_H"}[pathway] for pathway in entry.pathways)
+        pathways = "both" if len(entry.pathways) == 2 else entry.pathways[0]
+        score = f"{joined}, in ({least:g}, {best:g}{']' if entry.pathways == ('low',) else ')'}"
+        rows.append([f"`{entry.name}`", f"`{entry.tag}`", pathways, score, network, entry.source])
+    return table(["name", "tag", "pathway", "score", "network", "made of"], rows)
+
+
+@figure(FROM_FILES)
+def photo_terms() -> str:
+    text = (ROOT / "grepq_metric/assets/grepq-ll/PHOTOS.md").read_text(encoding="utf-8")
+    return "\n".join(line for line in text.splitlines() if line.startswith("|"))
+
+
+SHOWN = {
+    "grepq-ll": "`grepq-ll`",
+    "untrained": "the same network before training",
+    "brisque-package": "BRISQUE (package `brisque`)",
+    "niqe-package": "NIQE (package `scikit-video`)",
+    "piqe": "PIQE (pyiqa)",
+}
+"""Metrics by the start of their ids."""
+
+
+def shown(identity: str | int | float) -> str:
+    """A metric's name for readers, without the hash of its id."""
+    return SHOWN.get(re.sub(r"-[0-9a-f]{8}$", "", str(identity)), str(identity))
+
+
+def agreement(rows: Iterable[Row]) -> str:
+    """SRCC with its interval, and PLCC."""
+    cells = (
+        [shown(row["metric"]), "{srcc:.3f} ({srcc_low:.3f} to {srcc_high:.3f})".format(**row), f"{row['plcc']:.3f}"]
+        for row in rows
+    )
+    return table(["metric", "SRCC (95 % interval)", "PLCC, no fit"], cells)
+
+
+@figure(FROM_FILES)
+def training_gain() -> str:
+    return f"{agreement(rows_of('training_gain'))}\n\n{measured('training_gain')}"
+
+
+@figure(FROM_FILES)
+def leaderboard() -> str:
+    summary = json.loads((RESULTS / "biq2021_dev" / "summary.json").read_text(encoding="utf-8"))
+    return agreement(row for row in summary["rows"] if row.get("protocol", "zero-shot") == "zero-shot")
+
+
+@figure(FROM_FILES)
+def srcc() -> str:
+    return f"{next(row['srcc'] for row in rows_of('training_gain') if str(row['metric']).startswith('grepq-ll')):.3f}"
+
+
+@figure(FROM_FILES)
+def synthetic() -> str:
+    rows = rows_of("synthetic")
+    return table(["distortion", "SRCC"], [[str(row["distortion"]), f"{row['srcc']:.2f}"] for row in rows])
+
+
+@figure(FROM_FILES)
+def few_labels() -> str:
+    rows = rows_of("few_labels", "accuracy")
+    budgets, kinds = (list(dict.fromkeys(row[key] for row in rows)) for key in ("labels", "features"))
+    found = {(row["features"], row["labels"]): f"{row['srcc']:.3f} / {row['plcc']:.3f}" for row in rows}
+    cells = ([_features(kind), *(found[kind, budget] for budget in budgets)] for kind in kinds)
+    return f"{table(['features', *(f'{n} labels' for n in budgets)], cells)}\n\n{measured('few_labels')}"
+
+
+def _features(kind: str | int | float) -> str:
+    name, _, of = str(kind).partition(", ")
+    return ", ".join([shown(name), *({"image": "whole image"}.get(part, part) for part in [of] if part)])
+
+
+@figure(FROM_FILES)
+def intervals() -> str:
+    covered = "{coverage:.3f} ({coverage_least:.3f} to {coverage_most:.3f})"
+    return table(
+        ["features", "labels", "share, median (least to most of the draws)", "width"],
+        (
+            [_features(row["features"]), str(row["labels"]), covered.format(**row), f"{row['width']:.2f}"]
+            for row in rows_of("few_labels", "accuracy")
+            if str(row["features"]).startswith("grepq-ll")
+        ),
+    )
+
+
+@figure(FROM_FILES)
+def selection() -> str:
+    rows = rows_of("few_labels", "suggestions")
+    ways = [way for way in dict.fromkeys(row["way"] for row in rows) if way != "random"]
+    found = {(row["features"], row["labels"], row["way"]): row for row in rows}
+    cells = []
+    for kind, labels in dict.fromkeys((row["features"], row["labels"]) for row in rows):
+        line = [_features(kind), str(labels), f"{found[kind, labels, 'random']['srcc']:.3f}"]
+        for way in ways:
+            line.append("{srcc:.3f} ({gain:+.3f}, {better}/{halves})".format(**found[kind, labels, way]))
+        cells.append(line)
+    return table(["features", "labels", "random", *map(str, ways)], cells)
+
+
+@figure(FROM_FILES)
+def loss_cost() -> str:
+    cells = ([str(row["loss"]), f"{row['seconds']:.2f}", f"{row['memory_mib']:,.0f}"] for row in rows_of("loss_cost", "cost"))
+    return f"{table(['loss', 'seconds', 'peak memory, MiB'], cells)}\n\n{measured('loss_cost')}"
+
+
+@figure(FROM_FILES)
+def loss_subset() -> str:
+    keys = {"loss": ".3f", "patches": "", "bias": "+.3f", "standard_deviation": ".3f", "cosine": ".2f"}
+    return table(
+        ["photos", "loss of all patches", "patches", "bias", "standard deviation", "cosine of gradients"],
+        ([str(row["images"]), *(format(row[key], how) for key, how in keys.items())] for row in rows_of("loss_cost", "subsets")),
+    )
+
+
+@cache
+def restored() -> dict[tuple[str, int], dict[str, float]]:
+    """Figures of the five photos of scikit-image, by loss and seed."""
+    lines = (RESULTS / "restoration" / "restoration.jsonl").read_text(encoding="utf-8").splitlines()
+    runs = [json.loads(line) for line in lines]
+    return {(run["loss"], run["seed"]): run["figures"]["scikit-image"] for run in runs}
+
+
+COLUMNS = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "fsim": "FSIM",
+    "grepq-ll": "`grepq-ll`",
+    "brisque-package": "BRISQUE (lower is better)",
+}
+DIGITS = {"psnr": 2, "brisque-package": 1}
+
+
+@figure(FROM_FILES)
+def restoration() -> str:
+    cells = []
+    for (loss, seed), figures in restored().items():
+        if seed == 0:
+            hidden = ("psnr", "ssim", "fsim") if loss == "clean photo" else ()
+            values = ("" if key in hidden else f"{figures[key]:.{DIGITS.get(key, 3)}f}" for key in COLUMNS)
+            cells.append([loss, *values])
+    return f"{table(['fine-tuned with', *COLUMNS.values()], cells)}\n\n{measured('restoration')}"
+
+
+@figure(FROM_FILES)
+def restoration_changes() -> str:
+    runs = restored()
+    seeds = sorted(seed for loss, seed in runs if loss == "L1 + 0.03 GRepQ")
+    parts = []
+    for key, name in COLUMNS.items():
+        changes = sorted((runs["L1 + 0.03 GRepQ", seed][key] - runs["L1", seed][key] for seed in seeds), key=abs)
+        digits = DIGITS.get(key, 3)
+        parts.append(f"{name.removesuffix(' (lower is better)')} by {changes[0]:+.{digits}f} to {changes[-1]:+.{digits}f}")
+    text = f"In each of {len(seeds)} seeds, 0.03 GRepQ changes {', '.join(parts[:-1])} and {parts[-1]}."
+    return text.replace("FSIM by", "FSIM\nby")
+
+
+@figure(FROM_FILES)
+def tiny_clip() -> str:
+    rows = rows_of("tiny_clip")
+    cells = ([str(row["figure"]), f"{row['before']:.3f}", f"{row['after']:.3f}"] for row in rows)
+    return f"{table(['Q_H of the small CLIP', 'before', 'after'], cells)}\n\n{measured('tiny_clip')}"
+
+
+@figure(FROM_FILES)
+def studies() -> str:
+    cells = []
+    for path in sorted(RESULTS.glob("*/*.json")):
+        if path.stem == path.parent.name:
+            source = (ROOT / "benchmarks/studies" / f"{path.stem}.py").read_text(encoding="utf-8")
+            question = source.partition('"""')[2].partition("\n")[0]
+            found = report(path.stem)
+            cells.append([f"`{path.stem}`", question, found["date"], f"`{found['command']}`"])
+    return table(["study", "question", "measured", "command"], cells)
+
+
+# Examples that are run
+
+
+@contextlib.contextmanager
+def photo_folder() -> Iterator[Path]:
+    """A folder with the photos of the examples, and one file that is none; the process works in it."""
+    import skimage
+
+    with tempfile.TemporaryDirectory() as name:
+        folder, before = Path(name), Path.cwd()
+        for photo in PHOTOS:
+            shutil.copy(Path(skimage.__path__[0]) / "data" / photo, folder)
+        (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no photo")
+        os.chdir(folder)
+        try:
+            yield folder
+        finally:
+            os.chdir(before)
+
+
+def session(lines: Sequence[str]) -> str:
+    """What an interactive Python shows for lines that are typed in."""
+    import code
+
+    console, written = code.InteractiveInterpreter({}), io.StringIO()
+    with photo_folder(), contextlib.redirect_stdout(written):
+        for line in lines:
+            print(">>>", line)
+            if console.runsource(line):
+                raise ValueError(f"not a whole statement: {line}")
+    return fence(written.getvalue(), "python")
+
+
+def command(arguments: Sequence[str], show: str | None = None) -> str:
+    """What a command prints on standard output, or the file that it writes."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "100", "OMP_NUM_THREADS": "2"}
+    with photo_folder() as folder:
+        start = [sys.executable, "-c", "from grepq_metric.cli import main; main()"]
+        run = subprocess.run([*start, *arguments], env=environment, capture_output=True, text=True, check=False)
+        if run.returncode not in (0, 1):
+            raise RuntimeError(f"grepq {' '.join(arguments)}: {run.stderr}")
+        return (folder / show).read_text(encoding="utf-8") if show else run.stdout
+
+
+@figure(FROM_RUNS)
+def readme_scores() -> str:
+    arguments = ["score", *PHOTOS]
+    return fence(f"$ grepq {' '.join(arguments)}\n{command(arguments).rstrip()}")
+
+
+@figure(FROM_RUNS)
+def readme_csv() -> str:
+    arguments = ["score", ".", "-o", "scores.csv"]
+    return fence(f"$ grepq {' '.join(arguments)}\n$ cat scores.csv\n{command(arguments, 'scores.csv')}")
+
+
+@figure(FROM_RUNS)
+def readme_pyiqa() -> str:
+    lines = ["import pyiqa", 'metric = pyiqa.create_metric("grepq-ll")', 'round(metric("coffee.png").item(), 4)']
+    return session(lines)
+
+
+@figure(FROM_RUNS)
+def readme_python() -> str:
+    return session(
+        [
+            "from grepq_metric import GRepQ, read_image",
+            'model = GRepQ.from_pretrained("grepq-ll")  # a name, a tag, a folder or user/repo',
+            'x = read_image("coffee.png").unsqueeze(0)  # (N, 3, H, W) RGB in [0, 1], any size',
+            "round(model(x).item(), 4)",
+            "tuple(model.features(x).shape)",
+            "model.weights_id",
+        ]
+    )
+
+
+@cache
+def damaged() -> dict[str, list[float]]:
+    """Scores of the coffee, undistorted and at each level, by distortion."""
+    import torch
+
+    from grepq_metric import GRepQ, read_image
+    from grepq_metric.training.distortions import DISTORTIONS, LEVELS
+
+    model, scores = GRepQ.from_pretrained("grepq-ll"), {}
+    with photo_folder(), torch.inference_mode():
+        photo = (read_image("coffee.png") * 255).round().byte().permute(1, 2, 0).numpy()
+        for name in ("gaussian_blur", "jpeg", "white_noise", "low_light", "digital_zoom"):
+            versions = [photo, *(DISTORTIONS[name](photo, level) for level in range(1, LEVELS + 1))]
+            scores[name] = [model(torch.tensor(version).permute(2, 0, 1)[None] / 255).item() for version in versions]
+    return scores
+
+
+@figure(FROM_RUNS)
+def damaged_coffee() -> str:
+    header = ["damage", "none", *(f"level {level}" for level in range(1, 6))]
+    return table(header, ([name.replace("_", " "), *(f"{v:.3f}" for v in values)] for name, values in damaged().items()))
+
+
+@figure(FROM_RUNS)
+def worst_coffee() -> str:
+    return f"{min(map(min, damaged().values())):.3f}"
+
+
+def fill(text: str, registry: dict[str, Figure]) -> str:
+    """A page with the figures of a registry written anew, and all others as they are.
+
+    Raises:
+        KeyError: a name is in no registry.
+    """
+
+    def write(match: re.Match[str]) -> str:
+        start, name, old, end = match.groups()
+        if name not in registry:
+            if name not in FROM_FILES and name not in FROM_RUNS:
+                raise KeyError(f"no figure is called {name!r}")
+            return match[0]
+        return f"{start}\n\n{registry[name]()}\n\n{end}" if "\n" in old else f"{start}{registry[name]()}{end}"
+
+    return MARKED.sub(write, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check the figures of all pages; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, name the pages that differ")
+    parser.add_argument("--from-files", action="store_true", help="only figures of result files: run no examples")
+    given = parser.parse_args(arguments)
+    sys.path.insert(0, str(ROOT))
+    registry = FROM_FILES if given.from_files else {**FROM_FILES, **FROM_RUNS}
+    differ = []
+    for page in PAGES:
+        old = page.read_text(encoding="utf-8")
+        new = fill(old, registry)
+        if new != old:
+            differ.append(page.relative_to(ROOT))
+            if not given.check:
+                page.write_text(new, encoding="utf-8")
+    for path in differ:
+        print(f"{path}: {'figures differ, run python docs/figures.py' if given.check else 'written'}")
+    return int(given.check and bool(differ))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
