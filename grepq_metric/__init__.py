@@ -4,15 +4,30 @@ Importing this package is cheap, and registers its metrics with pyiqa: torch and
 first used.
 """
 
+from __future__ import annotations
+
 from grepq_metric.integrations import hook
 
 __version__ = "0.1.0"
-__all__ = ["GRepQ", "GRepQLoss", "GRepQRegressor", "WeightsError", "grepq", "read_image"]
+__all__ = [
+    "GRepQ",
+    "GRepQError",
+    "GRepQLoss",
+    "GRepQRegressor",
+    "InputError",
+    "RidgeHead",
+    "WeightsError",
+    "grepq",
+    "read_image",
+]
 
 _HOMES = {
     "GRepQ": "grepq_metric.model",
+    "GRepQError": "grepq_metric.errors",
     "GRepQLoss": "grepq_metric.loss",
-    "GRepQRegressor": "grepq_metric.heads.regressor",
+    "GRepQRegressor": "grepq_metric.heads",
+    "InputError": "grepq_metric.errors",
+    "RidgeHead": "grepq_metric.heads",
     "WeightsError": "grepq_metric.errors",
     "grepq": "grepq_metric.integrations.piq",
     "read_image": "grepq_metric.images",
@@ -20,15 +35,15 @@ _HOMES = {
 
 TYPE_CHECKING = False  # as typing's, which would take time to import
 if TYPE_CHECKING:
-    from grepq_metric.errors import WeightsError
-    from grepq_metric.heads.regressor import GRepQRegressor
+    from grepq_metric.errors import GRepQError, InputError, WeightsError
+    from grepq_metric.heads import GRepQRegressor, RidgeHead
     from grepq_metric.images import read_image
     from grepq_metric.integrations.piq import grepq
     from grepq_metric.loss import GRepQLoss
     from grepq_metric.model import GRepQ
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

@@ -59,7 +59,8 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         OSError: it can't be written; the message names it.
     """
     folder = Path(folder)
-    staging = _beside(folder)
+    # Inside of a folder that exists, which may be another disk's.
+    staging = folder / _beside(folder).name if folder.is_dir() else _beside(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging.mkdir()

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from grepq_metric.errors import InputError
-from grepq_metric.model import GRepQ
+from grepq_metric.inputs import likely_scale, result_type
+from grepq_metric.model import OPTIONS, GRepQ, check_options
 
 REDUCTIONS = ("mean", "sum", "none")
-BEST = {"low": 0.5, "high": 1.0}
-"""Least upper bound of the score of each pathway."""
+SETTINGS = ("weights", "reduction", "patches", "loss_weight", "checkpoint")
+LOOK_EVERY = 1000
+"""Calls after which the range of values is looked at again; each look waits for the device."""
+OVERSHOOT = 0.5
+"""How far a network in training may leave [0, 1] without a warning."""
 
 
 class GRepQLoss(nn.Module):
@@ -34,17 +40,18 @@ class GRepQLoss(nn.Module):
         options: as in `GRepQ.from_pretrained`, for example ``chunk_size=16``.
 
     Raises:
-        ValueError: `weights` is no name or folder, `reduction` or `patches` is not one of these, or there are no patches
-            because the weights lack the low-level pathway; and as `GRepQ.from_pretrained`.
+        InputError: `weights` is no name or folder, a setting is unknown or out of its range, or there are no patches because
+            the weights lack the low-level pathway; and as `GRepQ.from_pretrained`.
 
     Warns:
-        UserWarning: values of the first call are far outside of [0, 1]. The loss is then close to 1, and its gradient to 0.
+        UserWarning: values look like another scale, such as [-1, 1], in the first call or in every thousandth. The loss means
+            little then. A network that overshoots [0, 1] a little is no reason for one.
 
     Example:
         >>> import torch
         >>> from grepq_metric import GRepQLoss
         >>> perceptual = GRepQLoss(loss_weight=0.03)
-        >>> clean = torch.rand(1, 3, 96, 128)
+        >>> clean = 0.9 * torch.rand(1, 3, 96, 128)
         >>> restored = (clean + 0.1).requires_grad_()
         >>> loss = torch.nn.functional.l1_loss(restored, clean) + perceptual(restored)
         >>> loss.backward()
@@ -58,22 +65,23 @@ class GRepQLoss(nn.Module):
         patches: int | None = None,
         loss_weight: float = 1.0,
         checkpoint: bool = True,
-        **options,
+        **options: Any,
     ) -> None:
         super().__init__()
+        check_options(options, (*SETTINGS, *OPTIONS))
         if not isinstance(weights, (str, Path)):
             raise InputError(f"weights must be a name or a folder, got {weights!r}; the weight of the loss is loss_weight")
         if reduction not in REDUCTIONS:
             raise InputError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {reduction!r}")
-        if patches is not None and not (isinstance(patches, int) and patches >= 1):
-            raise InputError(f"patches must be None or at least 1, got {patches!r}")
-        self.reduction, self.patches, self.loss_weight = reduction, patches, loss_weight
+        if patches is not None and (isinstance(patches, bool) or not isinstance(patches, int) or patches < 1):
+            raise InputError(f"patches must be None or a whole number of at least 1, got {patches!r}")
+        if isinstance(loss_weight, bool) or not isinstance(loss_weight, (int, float)) or not math.isfinite(loss_weight):
+            raise InputError(f"loss_weight must be a finite number, got {loss_weight!r}")
+        self.reduction, self.patches, self.loss_weight, self.checkpoint = reduction, patches, loss_weight, bool(checkpoint)
         self.model = GRepQ.from_pretrained(weights, **options).requires_grad_(False)
-        if self.model.low is not None:
-            self.model.low.checkpoint_chunks = checkpoint
-        elif patches is not None:
+        if self.model.low is None and patches is not None:
             raise InputError(f"patches={patches} needs the low-level pathway, which {weights} lacks")
-        self._checked = False
+        self._calls = 0
 
     def forward(self, x: Tensor, target: Tensor | None = None) -> Tensor:
         """Loss of images.
@@ -83,25 +91,26 @@ class GRepQLoss(nn.Module):
             target: not used; training frameworks pass the clean images to every loss.
 
         Returns:
-            Scalar, or ``(N,)`` with the reduction ``none``, in float32, or float64 for such images.
+            Scalar, or ``(N,)`` with the reduction ``none``, in float32, or float64 for such images. NaN where features
+            overflowed, so that a gradient scaler skips the step.
 
         Raises:
-            ValueError: `x` has another shape or type.
+            InputError: `x` has another shape or type.
         """
-        x, dtype = self.model._prepare(x, check_values=False)
-        if not (self._checked or torch.compiler.is_compiling()):  # later calls need not wait for the device
-            self._checked = True
-            low, high = x.detach().aminmax()
-            if low < -1 or high > 2:
-                message = f"GRepQLoss expects values in [0, 1], got {low.item():g} to {high.item():g}"
-                warnings.warn(message, stacklevel=4)  # names the line that called the module, not torch's
-        score = x.new_zeros(len(x), dtype=torch.float64)
-        if (low := self.model.low) is not None:
-            z = low.patch_features(x, self.patches)
-            with torch.autocast(x.device.type, enabled=False):
-                score = score + low.quality(low.distance(z.flatten(1, -2)))
-        if (high := self.model.high) is not None:
-            score = score + high.quality(high(x)).double()
-        loss = 1 - score / sum(BEST[pathway] for pathway in self.model.pathways)
-        loss = (self.loss_weight * loss).to(dtype)
-        return loss if self.reduction == "none" else getattr(loss, self.reduction)()
+        prepared = self.model.prepare(x, values=False)
+        if not torch.compiler.is_compiling():
+            if self._calls % LOOK_EVERY == 0:
+                _warn_of_another_scale(x)
+            self._calls += 1
+        score = self.model.parts(prepared, patches=self.patches, checkpoint=self.checkpoint)["score"]
+        loss = (self.loss_weight * (1 - score / self.model.best)).to(result_type(x))
+        if self.reduction == "none":
+            return loss
+        return loss.mean() if self.reduction == "mean" else loss.sum()
+
+
+def _warn_of_another_scale(x: Tensor) -> None:
+    least, greatest = (value.item() for value in x.detach().aminmax())
+    if least < -OVERSHOOT or greatest > 1 + OVERSHOOT:
+        message = f"GRepQLoss expects values in [0, 1], got {least:g} to {greatest:g}: {likely_scale(least, greatest)}"
+        warnings.warn(message, stacklevel=5)  # names the line that called the module, not torch's

@@ -1,4 +1,4 @@
-"""GRepQ: the two pathways joined into one no-reference quality score.
+"""GRepQ: the pathways joined into one no-reference quality score.
 
 Method: "Learning Generalizable Perceptual Representations for Data-Efficient No-Reference Image Quality Assessment"
 (GRepQ, WACV 2024, https://arxiv.org/abs/2312.04838).
@@ -6,8 +6,8 @@ Method: "Learning Generalizable Perceptual Representations for Data-Efficient No
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,55 +15,27 @@ import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
-from grepq_metric import weights as weights_files
-from grepq_metric.errors import InputError
-from grepq_metric.pathways.high import RN50, HighLevelPathway
-from grepq_metric.pathways.low import LowLevelPathway, pad_to
+from grepq_metric.errors import InputError, WeightsError
+from grepq_metric.inputs import check_images, check_range, pad_to, result_type
+from grepq_metric.pathways import (
+    FEATURE_KINDS,
+    HighLevelConfig,
+    HighLevelPathway,
+    ImageTower,
+    LowLevelConfig,
+    LowLevelPathway,
+    Pathway,
+    image_tower_of,
+)
+from grepq_metric.pathways.base import as_plain
+from grepq_metric.weights import HubOptions, check_name, load_tensors, locate, read_folder, weights_id, write_folder
+from grepq_metric.weights.card import TEMPLATE, card_facts
 
 PATHWAYS = ("low", "high")
-FEATURE_KINDS = ("image", "patches")
-MODEL_CARD = """---
-{{ card_data }}
----
-
-{{ mark }}
-
-# {{ weights_id }}
-
-Weights of GRepQ, a no-reference image quality metric (WACV 2024, https://arxiv.org/abs/2312.04838), for the Python package
-`grepq-metric`. Higher scores are better.
-
-```python
-from grepq_metric import GRepQ
-
-model = GRepQ.from_pretrained("THIS_REPOSITORY_OR_FOLDER")
-score = model(images)  # (N, 3, H, W) RGB in [0, 1] -> (N, 1)
-```
-
-Pathways: {{ pathways }}.
-
-## Where these weights come from
-
-{{ provenance }}
-{% if terms %}
-## Terms of the training photos, as their sources state them
-
-{{ terms }}
-{% endif %}
-## Measured
-
-{{ results or "Nothing that has been recorded here." }}
-
-## Limits
-
-{{ limits }}
-"""
-LIMITS = {
-    "low": "- The low-level pathway knows distortions, not content: it can't tell a well composed photo from a dull one, and "
-    "takes a smooth or blurred background for a loss of quality. Resizing a photo changes its score.",
-    "high": "- The high-level pathway judges a photo as CLIP understands the words of two prompts, with CLIP's biases; it was "
-    "not made to judge people or places.",
-}
+"""Names of the pathways, in the order in which they are joined."""
+OPTIONS = ("pathways", "patch_size", "patch_stride", "ridge", "distance_scale", "logit_scale", "chunk_size")
+"""What may be changed when weights are loaded; all but `chunk_size` change what a score means, and the id of the weights."""
+_FACTS = ("name", "storage", "provenance", "image_tower")
 
 
 class GRepQ(
@@ -73,7 +45,7 @@ class GRepQ(
     license="mit",
     tags=["image-quality-assessment", "no-reference"],
     paper_url="https://arxiv.org/abs/2312.04838",
-    model_card_template=MODEL_CARD,
+    model_card_template=TEMPLATE,
 ):
     """GRepQ's zero-shot quality of photos, higher is better.
 
@@ -88,13 +60,17 @@ class GRepQ(
         distance_scale: the distance is divided by it before the sigmoid.
         logit_scale: multiple of the difference of cosines before the sigmoid of the high-level pathway.
         chunk_size: patches that are encoded at once; it bounds memory, not what is computed.
-        name: name of the weights.
+        name: name of the weights: letters, digits, dots, underscores and hyphens.
         storage: floating-point format of the weights on disk, ``float32`` or ``float16``.
         provenance: where the weights come from: what trained them, on what, when, hashes of sources.
-        image_tower: shape of the image tower where it is not CLIP RN50's, see `HighLevelPathway`.
+        image_tower: shape of the image tower where it is not CLIP RN50's, see `ImageTower`.
+
+    Attributes:
+        low: the low-level pathway, or None.
+        high: the high-level pathway, or None.
 
     Raises:
-        ValueError: an argument is out of its range.
+        InputError: an argument is out of its range.
 
     Example:
         >>> import torch
@@ -103,6 +79,9 @@ class GRepQ(
         >>> model(torch.rand(2, 3, 128, 160)).shape
         torch.Size([2, 1])
     """
+
+    low: LowLevelPathway | None
+    high: HighLevelPathway | None
 
     def __init__(
         self,
@@ -115,33 +94,46 @@ class GRepQ(
         chunk_size: int = 64,
         name: str = "grepq",
         storage: str = "float32",
-        provenance: dict | None = None,
-        image_tower: dict | None = None,
+        provenance: Mapping[str, Any] | None = None,
+        image_tower: Mapping[str, Any] | ImageTower | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(pathways, (list, tuple)) or not pathways or set(pathways) - set(PATHWAYS):
             raise InputError(f"pathways must be a list of some of {PATHWAYS}, got {pathways!r}")
         if storage not in ("float32", "float16"):
             raise InputError(f"storage must be float32 or float16, got {storage!r}")
-        self.pathways = tuple(p for p in PATHWAYS if p in pathways)
-        self.name, self.storage, self.provenance = name, storage, dict(provenance or {})
-        self._constants = {
-            "patch_size": patch_size,
-            "patch_stride": patch_stride,
-            "ridge": ridge,
-            "distance_scale": distance_scale,
-            "logit_scale": logit_scale,
-            "chunk_size": chunk_size,
-        }
-        for key, value in self._constants.items():
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise InputError(f"{key} must be a number, got {value!r}")
-        self.low = (
-            LowLevelPathway(patch_size, patch_stride, ridge, distance_scale, chunk_size) if "low" in self.pathways else None
-        )
-        self.high = HighLevelPathway(logit_scale, image_tower) if "high" in self.pathways else None
+        self.name = name
+        self.storage, self.provenance = storage, dict(provenance or {})
+        self._spare_low = LowLevelConfig(patch_size, patch_stride, ridge, distance_scale)
+        self._spare_high = HighLevelConfig(logit_scale, _tower(image_tower))
+        self.low = LowLevelPathway(self._spare_low, chunk_size) if "low" in pathways else None
+        self.high = HighLevelPathway(self._spare_high) if "high" in pathways else None
         self._ready = False
         self.eval()
+
+    @property
+    def name(self) -> str:
+        """Name of the weights."""
+        return self._name
+
+    @name.setter
+    def name(self, value: str) -> None:
+        self._name = check_name(value)
+
+    @property
+    def pathways(self) -> tuple[str, ...]:
+        """Names of the pathways that the score is made of."""
+        return tuple(pathway.name for pathway in self._joined())
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the weights."""
+        return next(self.parameters()).device
+
+    @property
+    def best(self) -> float:
+        """Least upper bound of the score: 0.5 of the low-level pathway, 1 of the high-level one, 1.5 of both."""
+        return sum(pathway.best for pathway in self._joined())
 
     def forward(self, x: Tensor) -> Tensor:
         """Zero-shot score of images.
@@ -155,9 +147,10 @@ class GRepQ(
             high-level pathway alone Q_H in (0, 1).
 
         Raises:
-            ValueError: `x` has another shape or type, holds NaN or is clearly not in [0, 1], or the model has no weights.
+            InputError: `x` has another shape or type, holds NaN, lies outside of [0, 1] by more than 0.001 (the message names
+                the likely scale), or the model has no weights. In a compiled graph, values are not looked at.
         """
-        return self.components(x)["score"]
+        return self.parts(self.prepare(x))["score"].to(result_type(x)).unsqueeze(1)
 
     def components(self, x: Tensor) -> dict[str, Tensor | None]:
         """The score and its parts, each ``(N, 1)``, or None where the weights lack the pathway. `x` as for `forward`.
@@ -168,15 +161,47 @@ class GRepQ(
             ``high``: Q_H in (0, 1).
             ``distance``: of the low-level pathway, d >= 0, lower is better.
         """
-        x, dtype = self._prepare(x)
         parts: dict[str, Tensor | None] = dict.fromkeys(("score", "low", "high", "distance"))
-        if self.low is not None:
-            distance = self.low(x)
-            parts["distance"], parts["low"] = distance, self.low.quality(distance)
-        if self.high is not None:
-            parts["high"] = self.high.quality(self.high(x))
-        parts["score"] = sum(parts[p].double() for p in self.pathways)
-        return {key: None if value is None else value.to(dtype).unsqueeze(1) for key, value in parts.items()}
+        parts.update(self.parts(self.prepare(x)))
+        return {key: None if value is None else value.to(result_type(x)).unsqueeze(1) for key, value in parts.items()}
+
+    def parts(self, x: Tensor, *, patches: int | None = None, checkpoint: bool = True) -> dict[str, Tensor]:
+        """The score and its parts, ``(N,)`` each, of images as `prepare` returns them: the one place where scores are joined.
+
+        Args:
+            x: the images.
+            patches: take as many patches of each image at most, drawn at random, instead of all.
+            checkpoint: where gradients flow, compute activations of the low-level pathway twice and keep few of them.
+
+        Returns:
+            ``score`` in float64, and the parts of the pathways that there are, as for `components`.
+        """
+        joined: dict[str, Tensor] = {}
+        score = x.new_zeros(len(x), dtype=torch.float64)
+        for pathway in self._joined():
+            found = pathway.parts(x, patches=patches, checkpoint=checkpoint)
+            joined[pathway.name] = found.pop("quality")
+            joined.update(found)
+            score = score + joined[pathway.name].double()
+        return {"score": score, **joined}
+
+    def prepare(self, x: Tensor, *, values: bool = True) -> Tensor:
+        """Images as the pathways take them: checked, three channels, padded to a patch, in the type of the weights.
+
+        Args:
+            x: as for `forward`.
+            values: whether to check their range.
+
+        Raises:
+            InputError: as for `forward`.
+        """
+        check_images(x)
+        if values and not torch.compiler.is_compiling():  # a graph has no errors that depend on values
+            check_range(x)
+        if not self._ready:
+            self.check()
+        x = x.to(next(self.parameters()).dtype).expand(-1, 3, -1, -1)
+        return pad_to(x, self._low_config().patch_size)
 
     def features(self, x: Tensor, kind: str = "image") -> Tensor:
         """Frozen features, for the paper's data-efficient prediction. `x` as for `forward`.
@@ -191,21 +216,17 @@ class GRepQ(
             the weights hold one pathway.
 
         Raises:
-            ValueError: as `forward`, or `kind` is unknown or needs a pathway that the weights lack.
+            InputError: as `forward`, or `kind` is unknown or needs a pathway that the weights lack.
         """
         if kind not in FEATURE_KINDS:
             raise InputError(f"unknown kind of features {kind!r}, expected one of {', '.join(FEATURE_KINDS)}")
         if kind == "patches" and self.low is None:
             raise InputError(f"{self.name} has no low-level pathway, and so no features of patches")
-        x, dtype = self._prepare(x)
-        parts = []
-        if self.high is not None:
-            parts.append(self.high(x))
-        if self.low is not None:
-            parts.append(self.low.encoder(x) if kind == "image" else self.low.patch_summary(x))
-        return torch.cat(parts, dim=1).to(dtype)
+        prepared = self.prepare(x)
+        found = [pathway.features(prepared, kind) for pathway in reversed(self._joined())]
+        return torch.cat(found, dim=1).to(result_type(x))
 
-    def quality_map(self, x: Tensor) -> Tensor:
+    def distance_map(self, x: Tensor) -> Tensor:
         """Distance of each patch to the pristine statistics. `x` as for `forward`.
 
         A patch is compared as an image of one patch would be: its features are the mean and its covariance is zero. The map
@@ -216,43 +237,50 @@ class GRepQ(
             (i, j) * `patch_stride`.
 
         Raises:
-            ValueError: the weights have no low-level pathway.
+            InputError: as `forward`, or the weights have no low-level pathway.
         """
         if self.low is None:
-            raise InputError(f"{self.name} has no low-level pathway, and so no quality map")
-        x, dtype = self._prepare(x)
-        return self.low.quality_map(x).to(dtype)
+            raise InputError(f"{self.name} has no low-level pathway, and so no distance map")
+        return self.low.distance_map(self.prepare(x)).to(result_type(x))
 
     def train(self, mode: bool = True) -> GRepQ:
         """Stay in evaluation mode: batch statistics would change what a score means. Gradients do not need it."""
         return super().train(False)
 
+    def check(self) -> None:
+        """Look at the values of the weights.
+
+        Raises:
+            InputError: there are none.
+            WeightsError: they can't be right; the message names them.
+        """
+        for pathway in self._joined():
+            pathway.check()
+        self._ready = True
+
     @property
     def config(self) -> dict[str, Any]:
         """The content of ``config.json``."""
+        high = self._high_config()
+        tower = {} if high.image_tower == ImageTower() else {"image_tower": as_plain(high.image_tower)}
         return {
             "pathways": list(self.pathways),
             "name": self.name,
             "storage": self.storage,
             "provenance": self.provenance,
-            **self._constants,
-            **({"image_tower": self.high.image_tower} if self.high is not None and self.high.image_tower != RN50 else {}),
+            "chunk_size": 64 if self.low is None else self.low.chunk_size,
+            "logit_scale": high.logit_scale,
+            **as_plain(self._low_config()),
+            **tower,
         }
 
     @property
     def weights_id(self) -> str:
         """Name of the weights and a hash of their values (as float32) and of the constants that enter a score."""
-        digest = hashlib.sha256()
-        for key in ("patch_size", "patch_stride", "ridge", "distance_scale", "logit_scale"):
-            digest.update(f"{key}={self._constants[key]:g};".encode())
-        for key, value in sorted(self.state_dict().items()):
-            if value.is_floating_point():
-                digest.update(key.encode())
-                digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().data)
-        return f"{self.name}-{digest.hexdigest()[:8]}"
+        return weights_id(self.config, self.state_dict())
 
     @classmethod
-    def from_pretrained(
+    def from_pretrained(  # type: ignore[override]  # no proxies and resumption, which the client no longer has
         cls,
         weights: str | Path,
         *,
@@ -261,46 +289,80 @@ class GRepQ(
         cache_dir: str | Path | None = None,
         force_download: bool = False,
         local_files_only: bool = False,
-        **options,
+        **options: Any,
     ) -> GRepQ:
         """Load weights.
 
         Args:
             weights: a built-in name (``grepq-ll``: in this package, no network; ``grepq-hl`` and ``grepq``: CLIP from the
-                Hugging Face Hub), a folder with ``config.json`` and ``model.safetensors``, such a safetensors file, or a
-                Hub repository ``user/name``.
-            revision: branch, tag or commit of the Hub repository; for built-in names, of CLIP's.
+                Hugging Face Hub), a tag such as ``grepq-ll.8690ed2c``, which means the same values for ever, a folder with
+                ``config.json`` and ``model.safetensors``, such a safetensors file, or a Hub repository ``user/name``.
+            revision: branch, tag or commit of the Hub repository; for ``grepq-hl`` and ``grepq``, of CLIP's in place of the
+                pinned one.
             token: access token for the Hub; by default what ``hf auth login`` or ``HF_TOKEN`` set.
             cache_dir: folder for downloads; by default the Hub client's.
             force_download: download even what is in the cache.
             local_files_only: use the cache alone.
-            options: override constants of the weights, for example ``chunk_size=16``, or choose one of two ``pathways``.
+            options: override some of `OPTIONS`, for example ``chunk_size=16``, or choose one of two ``pathways``.
 
         Raises:
             FileNotFoundError: a folder or file is not there.
-            ValueError: `weights` is no name, path or repository, or an option is unknown.
+            InputError: `weights` is no name, path or repository, or an option is unknown or out of its range.
             WeightsError: the weights cannot be had or are not what they should be; the message says what to do.
         """
-        hub = {
-            "revision": revision,
-            "token": token,
-            "cache_dir": cache_dir,
-            "force_download": force_download,
-            "local_files_only": local_files_only,
-        }
-        model = weights_files.load(cls, weights_files.locate(cls, weights, hub), options)
-        model._check_ready()  # now, since a graph of the model can't look at values
+        check_options(options, OPTIONS)
+        hub = HubOptions(revision, token, cache_dir, force_download, local_files_only)
+        config, tensors, file = read_folder(locate(weights, hub))
+        return cls.from_parts(config, tensors, source=file, **options)
+
+    @classmethod
+    def from_parts(
+        cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, source: str | Path, **options: Any
+    ) -> GRepQ:
+        """A model of the content of a weights folder.
+
+        Args:
+            config: the content of ``config.json``; what it does not name has the default.
+            tensors: by name, as in `state_dict`.
+            source: where they are from, for messages.
+            options: as in `from_pretrained`.
+
+        Raises:
+            InputError: an option is unknown or out of its range.
+            WeightsError: config and tensors are not those of weights, or do not fit each other; the message says why.
+        """
+        check_options(options, OPTIONS)
+        known = {key: value for key, value in config.items() if key in (*OPTIONS, *_FACTS)}
+        try:
+            if "high" in known["pathways"]:  # before anything of that shape is built, which may be larger than memory
+                found = image_tower_of({k.removeprefix("high.visual."): v for k, v in tensors.items()})
+                if _tower(known.get("image_tower")) != found:
+                    raise InputError(f"its image_tower is not that of the tensors, {found}")
+            model = cls(**{**known, **options})
+        except (InputError, TypeError) as error:
+            if options and isinstance(error, InputError):
+                raise
+            raise WeightsError(f"{source} is not of GRepQ weights: config.json: {error}") from error
+        absent = sorted(set(model.pathways) - set(known["pathways"]))
+        if absent:
+            raise InputError(f"{source} has the pathways {known['pathways']}, and not {absent[0]!r}")
+        others = set(PATHWAYS) - set(model.pathways)
+        load_tensors(model, {k: v for k, v in tensors.items() if k.split(".")[0] not in others}, source)
+        try:
+            model.check()  # now, since a graph of the model can't look at values
+        except (InputError, WeightsError) as error:
+            raise WeightsError(f"{source}: {error}") from error
         return model
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # the config is this model's own
         self,
         save_directory: str | Path,
         *,
-        config: dict | None = None,
-        model_card_kwargs: dict | None = None,
+        config: Mapping[str, Any] | None = None,
+        model_card_kwargs: Mapping[str, Any] | None = None,
         push_to_hub: bool = False,
         repo_id: str | None = None,
-        **push_to_hub_options,
+        **push_to_hub_options: Any,
     ) -> str | None:
         """Write ``config.json``, ``model.safetensors`` and a model card, unless there is one that you have written.
 
@@ -311,64 +373,44 @@ class GRepQ(
         """
         if push_to_hub_options and not push_to_hub:
             raise TypeError(f"unknown arguments without push_to_hub: {sorted(push_to_hub_options)}")
-
-        def write(staging: Path) -> None:
-            super(GRepQ, self).save_pretrained(staging, config=config or self.config, model_card_kwargs=model_card_kwargs)
-
-        weights_files.save(write, save_directory)
+        card = self.generate_model_card(**(model_card_kwargs or {}))
+        write_folder(save_directory, config or self.config, self.state_dict(), str(card))
         if not push_to_hub:
             return None
         repo_id = repo_id or Path(save_directory).name
         return self.push_to_hub(repo_id, config=config, model_card_kwargs=model_card_kwargs, **push_to_hub_options)
 
-    def generate_model_card(self, *args, **kwargs) -> ModelCard:
+    def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The model card, filled with the weights' id and provenance."""
-        facts = [f"- {key}: {_plain(value)}" for key, value in self.provenance.items()] or ["- not recorded"]
-        limits = ["- Scores of different weights are not comparable; rank photos, or fit scores to your own ratings."]
-        return super().generate_model_card(
-            *args,
-            mark=weights_files.CARD_MARK,
-            weights_id=self.weights_id,
-            pathways=", ".join(self.pathways),
-            provenance="\n".join(facts),
-            limits="\n".join([*limits, *(LIMITS[pathway] for pathway in self.pathways)]),
-            **kwargs,
-        )
+        return super().generate_model_card(*args, **card_facts(self.weights_id, self.pathways, self.provenance), **kwargs)
 
-    def _save_pretrained(self, save_directory: Path) -> None:
-        weights_files.save_tensors(self, Path(save_directory) / weights_files.TENSORS)
+    def _joined(self) -> list[Pathway]:
+        return [pathway for pathway in (self.low, self.high) if pathway is not None]
 
-    def _prepare(self, x: Tensor, check_values: bool = True) -> tuple[Tensor, torch.dtype]:
-        """Check the input; return it padded, in the weights' type, and the type of results."""
-        if not isinstance(x, Tensor):
-            raise InputError(f"expected a tensor (N, 3, H, W), got {type(x).__name__}")
-        if x.ndim != 4 or x.shape[1] not in (1, 3) or 0 in x.shape:
-            raise InputError(f"expected a tensor (N, 3, H, W) or (N, 1, H, W), got {tuple(x.shape)}")
-        if not x.is_floating_point():
-            raise InputError(f"expected floating point values in [0, 1], got {x.dtype}: convert and divide by 255")
-        if check_values and not torch.compiler.is_compiling():  # a graph has no errors that depend on values
-            low, high = x.detach().aminmax()
-            # Restoration networks overshoot a little; what is far outside is another scale or a broken network.
-            if not (low >= -1 and high <= 2):
-                raise InputError(f"expected values in [0, 1], got {low.item():g} to {high.item():g}")
-        if not self._ready:
-            self._check_ready()
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        x = x.to(next(self.parameters()).dtype).expand(-1, 3, -1, -1)
-        return pad_to(x, self._constants["patch_size"]), dtype
+    def _low_config(self) -> LowLevelConfig:
+        return self._spare_low if self.low is None else self.low.config
 
-    def _check_ready(self) -> None:
-        constants = [self.low.pristine_mean if self.low else None, self.high.text_features if self.high else None]
-        if any(value is not None and value.isnan().any() for value in constants):
-            raise InputError(
-                "the model has no weights: load some with GRepQ.from_pretrained, or, after training, write the pristine "
-                "statistics with `grepq pristine`"
-            )
-        self._ready = True
+    def _high_config(self) -> HighLevelConfig:
+        return self._spare_high if self.high is None else self.high.config
 
 
-def _plain(value: Any) -> str:
-    """A fact of the record as a person would write it."""
-    if isinstance(value, dict):
-        return "; ".join(f"{key} {_plain(v)}" for key, v in value.items())
-    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+def check_options(options: Iterable[str], known: Sequence[str]) -> None:
+    """Refuse options that nobody takes.
+
+    Raises:
+        InputError: one is not among `known`; the message lists these and names the nearest.
+    """
+    for option in options:
+        if option not in known:
+            close = difflib.get_close_matches(option, known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise InputError(f"unknown option {option!r}, expected some of {', '.join(known)}{hint}")
+
+
+def _tower(image_tower: Mapping[str, Any] | ImageTower | None) -> ImageTower:
+    if image_tower is None or isinstance(image_tower, ImageTower):
+        return image_tower or ImageTower()
+    fields = as_plain(ImageTower())
+    if not isinstance(image_tower, Mapping) or set(image_tower) != set(fields):
+        raise InputError(f"image_tower must be like {fields}, got {image_tower!r:.200}")
+    return ImageTower(**image_tower)

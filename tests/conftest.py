@@ -95,7 +95,6 @@ def model(photos):
     import torch
 
     from grepq_metric import GRepQ
-    from grepq_metric.training.pristine import write_statistics
 
     model = GRepQ(name="random")
     randomise(model.low.encoder, 1)
@@ -103,7 +102,7 @@ def model(photos):
     generator = torch.Generator().manual_seed(3)
     model.high.text_features.copy_(torch.nn.functional.normalize(torch.randn(2, 1024, generator=generator), dim=-1))
     patches = (photo.unfold(2, 96, 40).unfold(3, 96, 40).permute(0, 2, 3, 1, 4, 5).flatten(0, 2) for photo in photos.values())
-    write_statistics(model.low, patches)
+    model.low.fit_pristine(patches)
     return model.requires_grad_(False)
 
 
@@ -115,9 +114,9 @@ def tiny_clip():
     """Tensors of a high-level pathway whose image tower has the shape `TINY`, with random values."""
     import torch
 
-    from grepq_metric.pathways.high import HighLevelPathway
+    from grepq_metric.pathways import HighLevelConfig, HighLevelPathway, ImageTower
 
-    pathway = HighLevelPathway(image_tower=TINY)
+    pathway = HighLevelPathway(HighLevelConfig(image_tower=ImageTower(**TINY)))
     randomise(pathway.visual, 5)
     generator = torch.Generator().manual_seed(6)
     pathway.text_features.copy_(torch.nn.functional.normalize(torch.randn(2, 64, generator=generator), dim=-1))

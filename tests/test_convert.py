@@ -6,10 +6,17 @@ import pytest
 import torch
 
 from grepq_metric import GRepQ, WeightsError
-from grepq_metric.weights.convert import convert
+from grepq_metric.catalog import CLIP_RN50
+from grepq_metric.files import sha256
+from grepq_metric.weights import HubOptions
+from grepq_metric.weights.convert import convert as parts_of
 from tests.test_fidelity import reference, reference_encoder
 
 h5py = pytest.importorskip("h5py", reason="reading the authors' patches needs h5py (extra: convert)")
+
+
+def convert(*files, **named):
+    return GRepQ.from_parts(*parts_of(*files, **named), source="the authors' files")
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +74,11 @@ def test_the_prompt_vectors_come_from_clip(released, clip_file, clip_state):
 
 
 def test_clip_may_come_from_the_hub(released, hub, clip_file, tmp_path):
-    from grepq_metric import weights
-
-    hub.repositories["timm/resnet50_clip.openai"] = {weights.CLIP_FILE: clip_file}
-    model = convert(None, released["high"], None, "timm/resnet50_clip.openai", hub={"cache_dir": tmp_path})
-    assert model.provenance["clip_sha256"] == weights.sha256(clip_file)
+    hub.repositories[CLIP_RN50.repository] = {CLIP_RN50.name: clip_file}
+    model = convert(None, released["high"], None, "timm/resnet50_clip.openai", hub=HubOptions(cache_dir=tmp_path))
+    assert model.provenance["clip_sha256"] == sha256(clip_file)
     with pytest.raises(WeightsError, match="no repository tester/absent"):
-        convert(None, released["high"], None, "tester/absent", hub={"cache_dir": tmp_path})
+        convert(None, released["high"], None, "tester/absent", hub=HubOptions(cache_dir=tmp_path))
 
 
 def test_the_low_level_pathway_alone(released, photos):
@@ -83,9 +88,9 @@ def test_the_low_level_pathway_alone(released, photos):
 
 
 def test_files_that_belong_together_are_asked_for(released, clip_file):
-    with pytest.raises(ValueError, match="--low needs --pristine"):
+    with pytest.raises(ValueError, match="low needs pristine too"):
         convert(released["low"], None, None, None)
-    with pytest.raises(ValueError, match="--clip needs --high"):
+    with pytest.raises(ValueError, match="clip needs high too"):
         convert(None, None, None, str(clip_file))
     with pytest.raises(ValueError, match="nothing to convert"):
         convert(None, None, None, None)

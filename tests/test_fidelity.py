@@ -123,12 +123,12 @@ def test_the_packaged_weights_equal_the_formulas(photos):
 def test_one_patch_has_a_zero_covariance(model, photos):
     patch = photos["stereo"]
     assert patch.shape[2:] == (96, 96)
-    assert model.quality_map(patch).item() == model.components(patch)["distance"].item()
+    assert model.distance_map(patch).item() == model.components(patch)["distance"].item()
 
 
 def test_the_map_compares_each_patch_as_an_image_of_its_own(model, photos):
     photo = photos["rocket"]
-    distances = model.quality_map(photo)
+    distances = model.distance_map(photo)
     assert distances.shape == (1, 1, (photo.shape[2] - 96) // 48 + 1, (photo.shape[3] - 96) // 48 + 1)
     for i, j in ((0, 0), (1, 0), (1, 2)):
         patch = photo[..., 48 * i : 48 * i + 96, 48 * j : 48 * j + 96]

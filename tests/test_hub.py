@@ -1,20 +1,32 @@
 """Promises of the Hub: the real client downloads from (a local copy of) its API, and every fault is one clear message."""
 
 import errno
+import hashlib
 import os
 import shutil
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 
 import huggingface_hub
 import pytest
 import torch
 
-from grepq_metric import GRepQ, WeightsError, weights
+from grepq_metric import GRepQ, WeightsError, catalog, weights
+from grepq_metric.catalog import CLIP_RN50
+from grepq_metric.files import sha256
+from grepq_metric.weights import folder
 from tests.hub_server import COMMIT
 
 SCORE = "import sys; from grepq_metric import GRepQ; print(GRepQ.from_pretrained(sys.argv[1]).weights_id)"
+PINNED = "import sys; from tests.test_hub import pin, catalog; catalog.ENTRIES = pin(sys.argv.pop()); "
+
+
+def pin(digest):
+    """A catalog that pins the CLIP of the local Hub: the real one can't be had in tests."""
+    clip = replace(CLIP_RN50, revision=COMMIT, sha256=digest)
+    return tuple(replace(entry, clip=entry.clip and clip) for entry in catalog.ENTRIES)
 
 
 def run(code, *args, **environment):
@@ -32,9 +44,10 @@ def message_of(process):
 
 
 @pytest.fixture
-def clip_hub(hub, clip_file):
+def clip_hub(hub, clip_file, monkeypatch):
     """The Hub with CLIP on it."""
-    hub.repositories[weights.CLIP_REPOSITORY] = {weights.CLIP_FILE: clip_file}
+    hub.repositories[CLIP_RN50.repository] = {CLIP_RN50.name: clip_file}
+    monkeypatch.setattr(catalog, "ENTRIES", pin(sha256(clip_file)))
     return hub
 
 
@@ -68,11 +81,11 @@ def test_clip_is_fetched_and_assembled_once(clip_hub, clip_cache, clip_state, ph
     def refuse(state):
         raise AssertionError("a text tower was built although the weights were assembled already")
 
-    monkeypatch.setattr("grepq_metric.pathways.high.prompt_features", refuse)
+    monkeypatch.setattr("grepq_metric.weights.clip.prompt_features", refuse)
     clip_hub.requests.clear()
     again = GRepQ.from_pretrained("grepq-hl", cache_dir=clip_cache)
     assert again.weights_id == model.weights_id
-    assert not [r for r in clip_hub.requests if r[0] == "GET" and r[1].endswith(weights.CLIP_FILE)]
+    assert not [r for r in clip_hub.requests if r[0] == "GET" and r[1].endswith(CLIP_RN50.name)]
     clip_hub.faults.add("error")
     assert GRepQ.from_pretrained("grepq-hl", cache_dir=clip_cache, local_files_only=True).weights_id == model.weights_id
 
@@ -88,8 +101,8 @@ def test_both_pathways_are_the_packaged_one_and_clip(clip_hub, clip_cache, photo
     assert both.provenance["low"] == GRepQ.from_pretrained("grepq-ll").provenance
 
 
-def test_two_processes_at_once_leave_one_whole_cache(clip_hub, tmp_path):
-    processes = [run(SCORE, "grepq-hl", HF_HOME=str(tmp_path)) for _ in range(2)]
+def test_two_processes_at_once_leave_one_whole_cache(clip_hub, clip_file, tmp_path):
+    processes = [run(PINNED + SCORE, "grepq-hl", sha256(clip_file), HF_HOME=str(tmp_path)) for _ in range(2)]
     results = [p.communicate(timeout=300) for p in processes]
     assert [p.returncode for p in processes] == [0, 0], results
     assert results[0][0] == results[1][0] != ""
@@ -147,12 +160,18 @@ def test_a_failed_download_leaves_a_cache_that_works_next_time(own_weights, hub,
     assert GRepQ.from_pretrained(own_weights, cache_dir=tmp_path).weights_id.startswith("grepq-ll-")
 
 
-def test_a_clip_of_another_kind_is_refused(hub, tmp_path):
+def test_a_clip_of_another_kind_is_refused(hub, tmp_path, monkeypatch):
     from safetensors.torch import save
 
-    hub.repositories[weights.CLIP_REPOSITORY] = {weights.CLIP_FILE: save({"visual.conv1.weight": torch.zeros(1)})}
+    content = save({"visual.conv1.weight": torch.zeros(1)})
+    hub.repositories[CLIP_RN50.repository] = {CLIP_RN50.name: content}
+    monkeypatch.setattr(catalog, "ENTRIES", pin(hashlib.sha256(content).hexdigest()))
     with pytest.raises(WeightsError, match="not a full CLIP"):
         GRepQ.from_pretrained("grepq-hl", cache_dir=tmp_path)
+    monkeypatch.undo()
+    assert not assembled(tmp_path)
+    with pytest.raises(WeightsError, match="not a full CLIP"):
+        GRepQ.from_pretrained("grepq-hl", cache_dir=tmp_path, revision="main")
     assert not assembled(tmp_path)
 
 
@@ -171,7 +190,7 @@ def test_a_full_disk_while_downloading_and_while_assembling(clip_hub, clip_cache
     shutil.rmtree(folders[0])
     before = assembled(clip_cache)
     with monkeypatch.context() as patch:
-        patch.setattr(weights, "save_file", full)
+        patch.setattr(folder, "save_file", full)
         with pytest.raises(WeightsError, match=r"No space left.*HF_HOME"):
             GRepQ.from_pretrained("grepq", cache_dir=clip_cache)
     assert assembled(clip_cache) == before

@@ -20,7 +20,7 @@ def test_any_size_scores(model, photos, size):
 
 
 def test_a_small_image_is_mirrored_and_a_tiny_one_repeated(photos):
-    from grepq_metric.pathways.low import pad_to
+    from grepq_metric.inputs import pad_to
 
     small = photos["cat"][..., :60, :60]
     padded = pad_to(small, 96)
@@ -159,7 +159,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("x", "message"), BAD.values(), ids=BAD.keys())
-@pytest.mark.parametrize("method", ["__call__", "components", "features", "quality_map"])
+@pytest.mark.parametrize("method", ["__call__", "components", "features", "distance_map"])
 def test_bad_input_is_named(model, method, x, message):
     with pytest.raises(ValueError, match=message):
         getattr(model, method)(x)
@@ -176,7 +176,7 @@ def test_a_model_without_the_low_level_pathway_has_no_map():
     from grepq_metric import GRepQ
 
     with pytest.raises(ValueError, match="low-level"):
-        GRepQ(pathways=["high"]).quality_map(torch.rand(1, 3, 96, 96))
+        GRepQ(pathways=["high"]).distance_map(torch.rand(1, 3, 96, 96))
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,13 @@ def batch(photos):
 @pytest.mark.parametrize("size", [2, 5])
 def test_a_batch_scores_as_its_images_do(model, batch, size):
     together = model.components(batch[:size])
-    features, maps = model.features(batch[:size]), model.quality_map(batch[:size])
+    features, maps = model.features(batch[:size]), model.distance_map(batch[:size])
     for i in range(size):
         alone = model.components(batch[i : i + 1])
         for part in ("score", "low", "high"):
             assert together[part][i].item() == pytest.approx(alone[part].item(), abs=1e-6)
         assert torch.allclose(features[i], model.features(batch[i : i + 1])[0], rtol=1e-4, atol=1e-5)
-        assert torch.allclose(maps[i], model.quality_map(batch[i : i + 1])[0], rtol=1e-4)
+        assert torch.allclose(maps[i], model.distance_map(batch[i : i + 1])[0], rtol=1e-4)
 
 
 def test_neighbours_of_another_kind_do_not_matter(model, batch):
@@ -47,7 +47,7 @@ def test_the_map_factorises_one_matrix_for_all_patches(model, photos, monkeypatc
     shapes = []
     plain = torch.linalg.cholesky_ex
     monkeypatch.setattr(torch.linalg, "cholesky_ex", lambda m: shapes.append(m.shape) or plain(m))
-    model.quality_map(photos["cat"])
+    model.distance_map(photos["cat"])
     assert shapes == [(128, 128)]
 
 

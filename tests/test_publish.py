@@ -51,12 +51,12 @@ def test_the_command_line_uploads_weights_and_card(hub, folder, facts, tmp_path,
 
 def test_a_card_that_somebody_wrote_is_uploaded(hub, folder):
     (folder / "README.md").write_text("# My own card\n")
-    publish(folder, "tester/mine", token="hf_secret")
+    publish(GRepQ.from_pretrained(folder), "tester/mine", card=folder / "README.md", token="hf_secret")
     assert hub.content("tester/mine", "README.md") == b"# My own card\n"
 
 
 def test_without_results_the_card_says_so(hub, folder):
-    publish(folder, "tester/mine", token="hf_secret")
+    publish(GRepQ.from_pretrained(folder), "tester/mine", token="hf_secret")
     card = hub.content("tester/mine", "README.md").decode()
     assert "Nothing that has been recorded here." in card
     assert "Terms of the training photos" not in card
@@ -66,21 +66,21 @@ def test_without_results_the_card_says_so(hub, folder):
     ("change", "error", "message"),
     [
         ({"repo": "mine"}, ValueError, "user/name"),
-        ({"folder": "absent"}, FileNotFoundError, "absent"),
+        ({"card": "absent.md"}, FileNotFoundError, "absent.md"),
         ({"terms": ["absent.csv"]}, FileNotFoundError, "absent.csv"),
         ({"results": ["absent.md"]}, FileNotFoundError, "absent.md"),
     ],
 )
 def test_bad_arguments_are_named_before_anything_is_sent(hub, folder, change, error, message):
     with pytest.raises(error, match=message):
-        publish(**{"folder": folder, "repo": "tester/mine", "token": "hf_secret", **change})
+        publish(**{"model": GRepQ.from_pretrained(folder), "repo": "tester/mine", "token": "hf_secret", **change})
     assert not hub.requests
 
 
 def test_a_table_without_terms_and_a_hub_that_refuses_are_explained(hub, folder, facts, monkeypatch):
     facts["terms"][0].write_text("file,licence\na,b\n")
     with pytest.raises(ValueError, match=r"\['file', 'licence'\], expected `set` and `terms`"):
-        publish(folder, "tester/mine", **facts)
+        publish(GRepQ.from_pretrained(folder), "tester/mine", **facts)
     hub.faults.add("unauthorised")
     with pytest.raises(WeightsError, match="HF_TOKEN"):
-        publish(folder, "tester/mine", token="hf_wrong")
+        publish(GRepQ.from_pretrained(folder), "tester/mine", token="hf_wrong")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from grepq_metric import GRepQ
-from grepq_metric.pathways.high import HighLevelPathway, image_tower_of, prompt_features
+from grepq_metric.pathways import HighLevelConfig, HighLevelPathway, ImageTower, image_tower_of, prompt_features
 from grepq_metric.training.high import (
     HighLevelTraining,
     _warm_up,
@@ -121,7 +121,7 @@ def test_a_resumed_run_is_the_same_bit_for_bit(list_of_photos, tiny_clip, tmp_pa
 
 
 def test_chunks_do_not_change_the_ranking(list_of_photos, tiny_clip):
-    pathway = HighLevelPathway(image_tower=TINY)
+    pathway = HighLevelPathway(HighLevelConfig(image_tower=ImageTower(**TINY)))
     pathway.load_state_dict(tiny_clip)
     pathway.eval()
     crops = torch.stack([(list_of_photos.image(i)[:, :96, :96] * 255).byte() for i in range(6)])

@@ -169,13 +169,13 @@ def test_absent_weights_are_named(folder, tmp_path):
 
 
 def test_a_full_disk_is_named_and_leaves_the_old_weights(model, folder, monkeypatch):
-    from grepq_metric import weights
+    from grepq_metric.weights import folder as weights_folder
 
     def full(tensors, path, **kwargs):
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(weights, "save_file", full)
+    monkeypatch.setattr(weights_folder, "save_file", full)
     with pytest.raises(WeightsError, match="No space left"):
         model.save_pretrained(folder)
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]

@@ -21,8 +21,14 @@ def convert(
 
     Give all four for both pathways, --low and --pristine for the low-level one, or --high and --clip for the high-level one.
     """
+    from grepq_metric.errors import InputError
+    from grepq_metric.model import GRepQ
     from grepq_metric.weights.convert import convert
 
-    model = convert(low, high, pristine, clip, name=name)
+    for one, other, names in ((low, pristine, ("--low", "--pristine")), (high, clip, ("--high", "--clip"))):
+        if (one is None) != (other is None):
+            given, missing = names if other is None else names[::-1]
+            raise InputError(f"{given} needs {missing} too")
+    model = GRepQ.from_parts(*convert(low, high, pristine, clip, name=name), source="the authors' files")
     model.save_pretrained(output)
     typer.echo(f"{model.weights_id} in {output}")

@@ -19,9 +19,9 @@ def draw(model, x: Tensor) -> np.ndarray:
     The photo stays as it is where a patch is as near to the pristine statistics as pristine patches are (root mean square),
     and turns yellow, then red, up to `WORST` times that: one scale for all photos.
     """
-    size, stride = model.low.patch_size, model.low.patch_stride
+    size, stride = model.low.config.patch_size, model.low.config.patch_stride
     best = _pristine_distance(model.low)
-    distance = model.quality_map(x)[0, 0].cpu().numpy().astype(np.float32)
+    distance = model.distance_map(x)[0, 0].cpu().numpy().astype(np.float32)
     photo = np.ascontiguousarray((x[0].flip(0).permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8))
     height, width = photo.shape[:2]
     # A small photo was padded on both sides; patch (i, j) is centred at (i, j) * stride + size / 2 of the padded photo.
@@ -40,7 +40,7 @@ def draw(model, x: Tensor) -> np.ndarray:
 def _pristine_distance(low) -> float:
     """Root mean square of the distances of single pristine patches: sqrt(tr((Sigma_p / 2 + ridge I)^-1 Sigma_p))."""
     cov = low.pristine_cov
-    pooled = cov / 2 + low.ridge * torch.eye(len(cov), dtype=cov.dtype, device=cov.device)
+    pooled = cov / 2 + low.config.ridge * torch.eye(len(cov), dtype=cov.dtype, device=cov.device)
     return torch.linalg.solve(pooled, cov).trace().sqrt().item()
 
 

@@ -19,6 +19,11 @@ def publish(
 
     The token is that of `hf auth login` or HF_TOKEN. A README.md in the folder that you have written goes in the card's place.
     """
+    from grepq_metric.model import GRepQ
+    from grepq_metric.weights import CARD
     from grepq_metric.weights.publish import publish
 
-    typer.echo(publish(folder, repo, terms=terms, results=results, private=private, revision=revision))
+    model = GRepQ.from_pretrained(folder)
+    card = folder / CARD
+    options = {"card": card if card.exists() else None, "terms": terms, "results": results}
+    typer.echo(publish(model, repo, **options, private=private, revision=revision))

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.heads.features import photo_features
-from grepq_metric.model import FEATURE_KINDS, GRepQ
+from grepq_metric.model import GRepQ
+from grepq_metric.pathways import FEATURE_KINDS
 
 ALPHAS = (0.1, 1.0, 10.0, 100.0, 1000.0, 10000.0)
 """Ridge penalties to choose from: the paper's four, and two larger ones for few labels and many features."""

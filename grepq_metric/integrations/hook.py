@@ -6,22 +6,24 @@ puts into site-packages (its hook is one line that imports nothing until then, s
 environment), and ``import grepq_metric``.
 """
 
+from __future__ import annotations
+
 import sys
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+from grepq_metric import catalog
 
 TABLE = "pyiqa.default_model_configs"
-RECORDS = {
-    "grepq": (["low", "high"], "0, 1.5"),
-    "grepq-hl": (["high"], "0, 1"),
-    "grepq-ll": (["low"], "0, 0.5"),
-}
-"""Metric names, which are also names of built-in weights, with their pathways and score ranges."""
 
 
 class Finder:
     """An import hook that calls `find_spec`."""
 
     @staticmethod
-    def find_spec(fullname, path=None, target=None):
+    def find_spec(fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
         """See `importlib.abc.MetaPathFinder`."""
         return find_spec(fullname, path, target) if fullname == TABLE else None
 
@@ -34,27 +36,34 @@ def install() -> None:
         sys.meta_path.insert(0, Finder)
 
 
-def find_spec(fullname, path=None, target=None):
+def find_spec(fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
     """Find pyiqa's table as Python would, and have the records added after it is executed."""
-    from importlib.machinery import PathFinder
-
     spec = PathFinder.find_spec(fullname, path, target)
     if spec is not None and spec.loader is not None:
         execute = spec.loader.exec_module
 
-        def execute_and_add(module):
+        def execute_and_add(module: ModuleType) -> None:
             execute(module)
             add_records(module)
 
-        spec.loader.exec_module = execute_and_add
+        spec.loader.exec_module = execute_and_add  # type: ignore[method-assign]
     return spec
 
 
-def add_records(table) -> None:
+def records() -> dict[str, dict[str, Any]]:
+    """pyiqa's record of each metric: those of the catalog, and ``grepq-mos``, which needs a head and has its scale."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in reversed(catalog.ENTRIES):  # the newest tag of a name comes last, and stays
+        least, best = entry.score_range
+        options = {"type": "GRepQ", "weights": entry.name, "pathways": list(entry.pathways)}
+        found[entry.name] = {"metric_opts": options, "metric_mode": "NR", "score_range": f"{least:g}, {best:g}"}
+    options = {"type": "GRepQ", "predicts_mos": True}
+    return {**found, "grepq-mos": {"metric_opts": options, "metric_mode": "NR", "score_range": "of the head"}}
+
+
+def add_records(table: ModuleType) -> None:
     """Add a record for each metric to the module `table`; a pyiqa whose table has another form is left alone."""
     configs = getattr(table, "DEFAULT_CONFIGS", None)
-    if not isinstance(configs, dict):
-        return
-    for name, (pathways, score_range) in RECORDS.items():
-        options = {"type": "GRepQ", "weights": name, "pathways": pathways}
-        configs.setdefault(name, {"metric_opts": options, "metric_mode": "NR", "score_range": score_range})
+    if isinstance(configs, dict):
+        for name, record in records().items():
+            configs.setdefault(name, record)

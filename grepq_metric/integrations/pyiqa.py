@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from grepq_metric.model import GRepQ
+from grepq_metric.errors import InputError
+from grepq_metric.heads import GRepQRegressor
+from grepq_metric.loss import GRepQLoss
+from grepq_metric.model import OPTIONS, GRepQ, check_options
 
 
 class GRepQArch(nn.Module):
-    """The architecture that pyiqa builds for the metrics ``grepq``, ``grepq-hl`` and ``grepq-ll``.
+    """The architecture that pyiqa builds for the metrics ``grepq``, ``grepq-hl``, ``grepq-ll`` and ``grepq-mos``.
 
     Args:
         weights: as in `GRepQ.from_pretrained`.
-        head: a head of `grepq fit`; the score is then the MOS that it predicts, on its own scale.
+        head: of ``grepq-mos``, and of it alone: a head of `grepq fit`; the score is the MOS that it predicts.
+        predicts_mos: set by the record of ``grepq-mos``.
         options: as in `GRepQ.from_pretrained`. The metric's record sets ``pathways``, so that other weights must have them.
+
+    Raises:
+        InputError: there is no head for ``grepq-mos``, or one for another metric, whose range of scores would be wrong; and as
+            `GRepQ.from_pretrained`.
     """
 
-    def __init__(self, weights: str | Path = "grepq-ll", head: str | Path | None = None, **options) -> None:
+    def __init__(
+        self,
+        weights: str | Path = "grepq-ll",
+        head: str | Path | None = None,
+        predicts_mos: bool = False,
+        **options: Any,
+    ) -> None:
         super().__init__()
+        if predicts_mos != (head is not None):
+            raise InputError(
+                "a head predicts MOS, which is the metric grepq-mos: pyiqa.create_metric('grepq-mos', head='head.safetensors')"
+            )
+        check_options(options, ("weights", "head", *OPTIONS))
         self.model = GRepQ.from_pretrained(weights, **options).requires_grad_(False)
-        self.regressor = None
-        if head is not None:
-            from grepq_metric.heads.regressor import GRepQRegressor
-
-            self.regressor = GRepQRegressor.load(head, self.model)
+        self.regressor = None if head is None else GRepQRegressor.load(head, self.model)
 
     def forward(self, x: Tensor) -> Tensor:
         """Score ``(N, 3, H, W)`` RGB in [0, 1] -> ``(N, 1)``, higher is better. Gradients flow to `x`."""
@@ -42,7 +58,5 @@ def register() -> None:
 def register_loss() -> None:
     """Add `GRepQLoss` to pyiqa's registry of losses; called through the ``pyiqa.losses`` entry point."""
     from pyiqa.utils.registry import LOSS_REGISTRY
-
-    from grepq_metric.loss import GRepQLoss
 
     LOSS_REGISTRY.register(GRepQLoss, override=True)

@@ -16,10 +16,8 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError('GRepQMetric needs torchmetrics: pip install "grepq-metric[torchmetrics]"') from error
 
 from grepq_metric.errors import InputError
-from grepq_metric.integrations.piq import grepq
+from grepq_metric.inputs import check_data_range
 from grepq_metric.model import GRepQ
-
-__all__ = ["GRepQMetric", "grepq"]
 
 
 class GRepQMetric(Metric):
@@ -32,7 +30,7 @@ class GRepQMetric(Metric):
         kwargs: of `torchmetrics.Metric`, for example ``sync_on_compute``.
 
     Raises:
-        ValueError: `reduction` is unknown or `data_range` is not positive; and as `GRepQ.from_pretrained`.
+        InputError: `reduction` is unknown or `data_range` is not positive; and as `GRepQ.from_pretrained`.
 
     Example:
         >>> import torch
@@ -43,6 +41,9 @@ class GRepQMetric(Metric):
         torch.Size([])
     """
 
+    total: Tensor
+    count: Tensor
+    scores: list[Tensor]
     is_differentiable = True
     higher_is_better = True
     full_state_update = False
@@ -55,8 +56,7 @@ class GRepQMetric(Metric):
         super().__init__(**kwargs)
         if reduction not in ("mean", "none"):
             raise InputError(f"reduction must be mean or none, got {reduction!r}")
-        if not data_range > 0:
-            raise InputError(f"data_range must be positive, got {data_range}")
+        check_data_range(data_range)
         self.data_range, self.reduction = data_range, reduction
         self.model = GRepQ.from_pretrained(weights).requires_grad_(False)
         if reduction == "mean":
@@ -69,7 +69,7 @@ class GRepQMetric(Metric):
         """Take in images ``(N, 3, H, W)`` or ``(N, 1, H, W)`` in [0, `data_range`], of any size.
 
         Raises:
-            ValueError: as `GRepQ.forward`.
+            InputError: as `GRepQ.forward`, of ``images / data_range``.
         """
         scores = self.model(images / self.data_range).squeeze(1)
         if self.reduction == "mean":
@@ -82,6 +82,6 @@ class GRepQMetric(Metric):
         """The mean, a float32 scalar; or all scores ``(N,)``."""
         return (self.total / self.count).float() if self.reduction == "mean" else dim_zero_cat(self.scores)
 
-    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None):
+    def plot(self, val: Tensor | Sequence[Tensor] | None = None, ax: Any = None) -> Any:
         """Plot a value, or several of successive steps, as torchmetrics does; needs matplotlib."""
         return self._plot(val, ax)

@@ -6,16 +6,16 @@ Method: GRepQ (WACV 2024, https://arxiv.org/abs/2312.04838).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from open_clip.modified_resnet import ModifiedResNet
-from torch import Tensor, nn
+from torch import Tensor
 
-from grepq_metric.errors import InputError
+from grepq_metric.errors import InputError, WeightsError
+from grepq_metric.pathways.base import Pathway, check_number
 
-RN50 = {"layers": [3, 4, 6, 3], "width": 64, "output_dim": 1024}
-"""Shape of the image tower of CLIP RN50: blocks of each stage, channels of the first, length of an embedding."""
 PROMPTS = ("A good photo.", "A bad photo.")
 """The two prompts, in the order of the weights' text vectors."""
 ARCHITECTURE = "RN50-quickgelu"
@@ -24,35 +24,95 @@ MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class HighLevelPathway(nn.Module):
+@dataclass(frozen=True)
+class ImageTower:
+    """Shape of CLIP's ResNet image tower, by default that of RN50.
+
+    Attributes:
+        layers: blocks of each of the four stages.
+        width: channels of the first stage, a multiple of 2.
+        output_dim: length of an embedding.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    layers: tuple[int, ...] = (3, 4, 6, 3)
+    width: int = 64
+    output_dim: int = 1024
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layers, (list, tuple)) or len(self.layers) != 4:
+            raise InputError(f"layers of an image tower must be four numbers of blocks, got {self.layers!r}")
+        object.__setattr__(self, "layers", tuple(self.layers))
+        for blocks in self.layers:
+            check_number("layers", blocks, 1, 64, whole=True)
+        check_number("width", self.width, 2, 512, whole=True)
+        check_number("output_dim", self.output_dim, 1, 8192, whole=True)
+
+
+@dataclass(frozen=True)
+class HighLevelConfig:
+    """Constants of the high-level pathway that enter a score.
+
+    Attributes:
+        logit_scale: multiple of the difference of cosines before the sigmoid.
+        image_tower: shape of the image tower.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    logit_scale: float = 10.0
+    image_tower: ImageTower = field(default_factory=ImageTower)
+
+    def __post_init__(self) -> None:
+        check_number("logit_scale", self.logit_scale, 1e-6, 1e6)
+
+
+class HighLevelPathway(Pathway):
     """CLIP RN50's image tower g and the vectors of `PROMPTS` (the paper's high-level pathway).
 
     The attention pool works without its positional embedding, so that any image size will do, and with the mean token as
     its only query, since no other output is used.
 
     Args:
-        logit_scale: multiple of the difference of cosines before the sigmoid.
-        image_tower: shape of the tower, by default `RN50`; `image_tower_of` reads another one's from its weights.
+        config: the constants that enter a score, and the shape of the tower.
 
     Attributes:
+        visual: the image tower.
         text_features: ``(2, 1024)`` vectors of the good and the bad prompt.
-
-    Raises:
-        ValueError: an argument is out of its range.
     """
 
-    def __init__(self, logit_scale: float = 10.0, image_tower: Mapping | None = None) -> None:
-        super().__init__()
-        if not logit_scale > 0:
-            raise InputError(f"logit_scale must be positive, got {logit_scale}")
-        shape = dict(image_tower or RN50)
-        if set(shape) != set(RN50) or len(shape["layers"]) != 4:
-            raise InputError(f"image_tower must be like {RN50}, got {image_tower}")
-        self.logit_scale, self.image_tower = logit_scale, shape
-        heads = shape["width"] // 2  # 64 of the 32 * width channels of the last stage for each
-        self.visual = ModifiedResNet(**shape, heads=heads, image_size=224)
+    name: ClassVar[str] = "high"
+    best: ClassVar[float] = 1.0
+    text_features: Tensor
+
+    def __init__(self, config: HighLevelConfig | None = None) -> None:
+        # Here, since a metric without this pathway need not wait for open_clip.
+        from open_clip.modified_resnet import ModifiedResNet
+
+        super().__init__(config or HighLevelConfig())
+        tower: ImageTower = self.config.image_tower
+        heads = tower.width // 2  # 64 of the 32 * width channels of the last stage for each
+        self.visual = ModifiedResNet(list(tower.layers), tower.output_dim, heads, image_size=224, width=tower.width)
         del self.visual.attnpool.positional_embedding
-        self.register_buffer("text_features", torch.full((2, shape["output_dim"]), torch.nan))
+        self.register_buffer("text_features", torch.full((2, tower.output_dim), torch.nan))
+
+    def parts(self, x: Tensor, *, patches: int | None = None, checkpoint: bool = True) -> dict[str, Tensor]:
+        """``quality`` of images, ``(N,)``, see `Pathway.parts`; this pathway has no patches and keeps all activations."""
+        return {"quality": self.quality(self(x))}
+
+    def features(self, x: Tensor, kind: str = "image") -> Tensor:
+        """CLIP's embedding of the whole image, whatever the kind: ``(N, 3, H, W)`` -> ``(N, 1024)``."""
+        return self(x)
+
+    def check(self) -> None:
+        """See `Pathway.check`: there are vectors of both prompts."""
+        if self.text_features.isnan().any():
+            raise InputError("the model has no weights: load some with GRepQ.from_pretrained")
+        if not bool((self.text_features.norm(dim=1) > 0).all()):
+            raise WeightsError("high.text_features holds a vector of length 0, expected two prompt vectors")
 
     def forward(self, x: Tensor) -> Tensor:
         """Embed images: ``(N, 3, H, W)`` RGB in [0, 1], sides of 32 pixels or more -> ``(N, 1024)``, not normalised."""
@@ -80,22 +140,22 @@ class HighLevelPathway(nn.Module):
             embedding = embedding.to(torch.promote_types(embedding.dtype, torch.float32))
             text = F.normalize(self.text_features.to(embedding.dtype), dim=-1)
             good, bad = (F.normalize(embedding, dim=-1) @ text.mT).unbind(-1)
-            return torch.sigmoid(self.logit_scale * (good - bad))
+            return torch.sigmoid(self.config.logit_scale * (good - bad))
 
 
-def image_tower_of(visual: Mapping[str, Tensor]) -> dict:
+def image_tower_of(visual: Mapping[str, Tensor]) -> ImageTower:
     """Shape of an image tower, from its state dict in OpenAI's names.
 
     Raises:
-        ValueError: it is no `ModifiedResNet`.
+        InputError: it is no `ModifiedResNet`, or larger than any CLIP.
     """
     try:
         blocks = [{k.split(".")[1] for k in visual if k.startswith(f"layer{stage}.")} for stage in (1, 2, 3, 4)]
-        return {
-            "layers": [len(stage) for stage in blocks],
-            "width": len(visual["layer1.0.conv1.weight"]),
-            "output_dim": len(visual["attnpool.c_proj.weight"]),
-        }
+        return ImageTower(
+            layers=tuple(len(stage) for stage in blocks),
+            width=len(visual["layer1.0.conv1.weight"]),
+            output_dim=len(visual["attnpool.c_proj.weight"]),
+        )
     except KeyError as error:
         raise InputError(f"not the image tower of a CLIP ResNet: {error} is missing") from error
 
@@ -108,7 +168,7 @@ def prompt_features(clip_state: Mapping[str, Tensor]) -> Tensor:
         ``(2, 1024)`` float32 unit vectors, for RN50.
 
     Raises:
-        ValueError: tensors of the text tower are missing or of another shape.
+        InputError: tensors of the text tower are missing or of another shape.
     """
     import open_clip
     from open_clip.model import CLIPTextCfg, CLIPVisionCfg

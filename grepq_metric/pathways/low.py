@@ -6,16 +6,49 @@ Method: "Learning Generalizable Perceptual Representations for Data-Efficient No
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint as checkpointed
 from torchvision.models import resnet18
 
-from grepq_metric.errors import InputError
+from grepq_metric.errors import InputError, WeightsError
+from grepq_metric.pathways.base import Pathway, check_number
 
 FEATURES = 128
 """Length of a low-level feature vector."""
+STATISTICS = ("pristine_mean", "pristine_cov")
+
+
+@dataclass(frozen=True)
+class LowLevelConfig:
+    """Constants of the low-level pathway that enter a score.
+
+    Attributes:
+        patch_size: side of a square patch in pixels, 32 to 1024.
+        patch_stride: distance between neighbouring patches in pixels; a remainder at the right or bottom edge is dropped.
+        ridge: multiple of the identity added to the mean covariance before it is inverted.
+        distance_scale: the distance is divided by it before the sigmoid.
+
+    Raises:
+        InputError: a value is out of its range.
+    """
+
+    patch_size: int = 96
+    patch_stride: int = 48
+    ridge: float = 1e-3
+    distance_scale: float = 100.0
+
+    def __post_init__(self) -> None:
+        check_number("patch_size", self.patch_size, 32, 1024, whole=True)
+        check_number("patch_stride", self.patch_stride, 1, 1024, whole=True)
+        check_number("ridge", self.ridge, 1e-12, 1e6)
+        check_number("distance_scale", self.distance_scale, 1e-6, 1e9)
 
 
 class LowLevelEncoder(nn.Module):
@@ -28,94 +61,103 @@ class LowLevelEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.backbone = resnet18(weights=None)
-        self.backbone.fc = nn.Identity()
+        self.backbone.fc = nn.Identity()  # type: ignore[assignment]  # torchvision declares it as Linear
         self.head = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, FEATURES))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Encode ``(N, 3, H, W)`` -> ``(N, 128)``."""
         return self.head(self.backbone(x))
 
 
-class LowLevelPathway(nn.Module):
+class LowLevelPathway(Pathway):
     """Distance of an image's patches to pristine patches, in the feature space of f (the paper's zero-shot prediction).
 
     Args:
-        patch_size: side of a square patch in pixels.
-        patch_stride: distance between neighbouring patches in pixels; a remainder at the right or bottom edge is dropped.
-        ridge: multiple of the identity added to the mean covariance before it is inverted.
-        distance_scale: the distance is divided by it before the sigmoid.
+        config: the constants that enter a score.
         chunk_size: patches that go through f at once. It bounds memory and does not change what is computed.
 
     Attributes:
-        checkpoint_chunks: when gradients flow to the image, keep the activations of one chunk at a time, computed twice.
+        encoder: the network f.
         pristine_mean: ``(128,)`` float64 mean of the features of pristine patches.
         pristine_cov: ``(128, 128)`` float64 unbiased covariance of the same features.
+
+    Raises:
+        InputError: `chunk_size` is no whole number from 1 on.
     """
 
-    def __init__(
-        self,
-        patch_size: int = 96,
-        patch_stride: int = 48,
-        ridge: float = 1e-3,
-        distance_scale: float = 100.0,
-        chunk_size: int = 64,
-    ) -> None:
-        super().__init__()
-        for name, value in {"patch_size": patch_size, "patch_stride": patch_stride, "chunk_size": chunk_size}.items():
-            if value < 1:
-                raise InputError(f"{name} must be at least 1, got {value}")
-        for name, value in {"ridge": ridge, "distance_scale": distance_scale}.items():
-            if not value > 0:
-                raise InputError(f"{name} must be positive, got {value}")
-        self.patch_size, self.patch_stride, self.chunk_size = patch_size, patch_stride, chunk_size
-        self.ridge, self.distance_scale = ridge, distance_scale
-        self.checkpoint_chunks = True
+    name: ClassVar[str] = "low"
+    best: ClassVar[float] = 0.5
+    pristine_mean: Tensor
+    pristine_cov: Tensor
+
+    def __init__(self, config: LowLevelConfig | None = None, chunk_size: int = 64) -> None:
+        super().__init__(config or LowLevelConfig())
+        check_number("chunk_size", chunk_size, 1, 1_000_000, whole=True)
+        self.chunk_size = chunk_size
         self.encoder = LowLevelEncoder()
         self.register_buffer("pristine_mean", torch.full((FEATURES,), torch.nan, dtype=torch.float64))
         self.register_buffer("pristine_cov", torch.eye(FEATURES, dtype=torch.float64))
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LowLevelPathway:
         # The statistics stay float64 under .half() and .to(dtype): an inverse of a rounded covariance is another metric.
-        exact = {name: self._buffers[name] for name in ("pristine_mean", "pristine_cov")}
+        exact = {name: self._buffers[name] for name in STATISTICS}
         super()._apply(fn, recurse)
         for name, value in exact.items():
-            if not value.is_meta:
-                self._buffers[name] = value.to(self._buffers[name].device)
+            moved = self._buffers[name]
+            if value is not None and moved is not None and not value.is_meta:
+                self._buffers[name] = value.to(moved.device)
         return self
 
-    def patch_features(self, x: Tensor, count: int | None = None) -> Tensor:
+    def parts(self, x: Tensor, *, patches: int | None = None, checkpoint: bool = True) -> dict[str, Tensor]:
+        """``distance`` and ``quality`` of images with sides of `patch_size` or more, ``(N,)`` float64, see `Pathway.parts`."""
+        z = self.patch_features(x, patches, checkpoint)
+        with torch.autocast(x.device.type, enabled=False):
+            distance = self.distance(z.flatten(1, -2))
+            return {"distance": distance, "quality": self.quality(distance)}
+
+    def features(self, x: Tensor, kind: str = "image") -> Tensor:
+        """Features of images ``(N, 3, H, W)``: of the whole image ``(N, 128)``, or of ``patches`` ``(N, 256)``.
+
+        The latter are the mean and the standard deviation of the features of the patches of the zero-shot score.
+        """
+        if kind == "image":
+            return self.encoder(x)
+        z = self.patch_features(x).flatten(1, 2)
+        # Of a single patch the deviation is 0, where the square root has no gradient.
+        return torch.cat([z.mean(1), z.var(1, correction=0).clamp_min(1e-12).sqrt()], 1)
+
+    def patch_features(self, x: Tensor, count: int | None = None, checkpoint: bool = True) -> Tensor:
         """Features of patches: ``(N, 3, H, W)`` in [0, 1], both sides at least `patch_size` -> ``(N, h, w, 128)``.
 
         With `count`, of as many patches of each image at most, drawn at random without repetition: ``(N, count, 128)``.
+        With `checkpoint`, where gradients flow to the image, the activations of one chunk at a time are kept, and computed
+        twice.
         """
-        size, stride = self.patch_size, self.patch_stride
+        size, stride = self.config.patch_size, self.config.patch_stride
         patches = x.unfold(2, size, stride).unfold(3, size, stride).permute(0, 2, 3, 1, 4, 5)  # a view, nothing copied
         n, h, w = patches.shape[:3]
-        # A graph has no loop over a number of chunks that it does not know.
-        if torch.compiler.is_compiling() and count is None:
+        if count is not None:
+            chosen = _draw(n, h * w, count, x.device)
+            return self._encode(patches, chosen.flatten(), checkpoint).view(*chosen.shape, FEATURES)
+        if torch.compiler.is_compiling():  # a graph has no loop over a number of chunks that it does not know
             columns = F.unfold(x, size, stride=stride).mT.reshape(n * h * w, x.shape[1], size, size)
             return self.encoder(columns).view(n, h, w, FEATURES)
-        index = torch.arange(n * h * w, device=x.device).view(n, h * w)
-        if count is not None and count < h * w:
-            index = index.gather(1, torch.rand(n, h * w, device=x.device).argsort(1)[:, :count])
-        index, shape = index.flatten(), (n, h, w) if count is None else index.shape
+        return self._encode(patches, torch.arange(n * h * w, device=x.device), checkpoint).view(n, h, w, FEATURES)
+
+    def _encode(self, patches: Tensor, index: Tensor, checkpoint: bool) -> Tensor:
+        """Features of the patches ``(N, h, w, 3, S, S)`` at flat positions, in chunks: ``(P,)`` -> ``(P, 128)``."""
+        h, w = patches.shape[1:3]
 
         def gather(part: Tensor) -> Tensor:
             return patches[part // (h * w), part // w % h, part % w]
 
-        # Where gradients flow, all at once: the gradient of each part would be as large as that of all patches.
-        chunks = gather(index).split(self.chunk_size) if x.requires_grad else map(gather, index.split(self.chunk_size))
-        return torch.cat([self._encode(chunk) for chunk in chunks]).view(*shape, FEATURES)
-
-    def _encode(self, patches: Tensor) -> Tensor:
-        if self.checkpoint_chunks and patches.requires_grad:
-            return checkpoint(self.encoder, patches, use_reentrant=False)
-        return self.encoder(patches)
-
-    def patch_summary(self, x: Tensor) -> Tensor:
-        """Mean and standard deviation of the features of an image's patches: ``(N, 3, H, W)`` -> ``(N, 256)``."""
-        z = self.patch_features(x).flatten(1, 2)
-        # Of a single patch the deviation is 0, where the square root has no gradient.
-        return torch.cat([z.mean(1), z.var(1, correction=0).clamp_min(1e-12).sqrt()], 1)
+        if not patches.requires_grad:
+            return torch.cat([self.encoder(gather(part)) for part in index.split(self.chunk_size)])
+        # All at once: the gradient of each part would be as large as that of all patches.
+        chunks = gather(index).split(self.chunk_size)
+        if not checkpoint:
+            return torch.cat([self.encoder(chunk) for chunk in chunks])
+        return torch.cat([checkpointed(self.encoder, chunk, use_reentrant=False) for chunk in chunks])
 
     def distance(self, features: Tensor) -> Tensor:
         """Distance between an image's patch features and the pristine statistics: ``(N, P, 128)`` -> ``(N,)`` float64, >= 0.
@@ -129,41 +171,93 @@ class LowLevelPathway(nn.Module):
 
     def _distance(self, means: Tensor, cov: Tensor) -> Tensor:
         """Distances of means ``(..., M, 128)`` that share a covariance ``(..., 128, 128)``, both float64 -> ``(..., M)``."""
-        ridge = self.ridge * torch.eye(FEATURES, dtype=means.dtype, device=means.device)
         # Features that overflowed, as in float16 they may, give NaN and no error: a gradient scaler skips such a step.
-        factor, failed = torch.linalg.cholesky_ex((self.pristine_cov + cov) / 2 + ridge)
+        factor, failed = torch.linalg.cholesky_ex(self._pooled(cov))
         whitened = torch.linalg.solve_triangular(factor, (self.pristine_mean - means).mT, upper=False)
         # The clamp keeps the square root's gradient finite where an image equals the pristine mean.
         distance = whitened.square().sum(-2).clamp_min(1e-24).sqrt()
         return distance * torch.where(failed.unsqueeze(-1) == 0, 1.0, torch.nan)  # so that the gradient is NaN, too
 
+    def _pooled(self, cov: Tensor) -> Tensor:
+        """The matrix whose inverse weighs a distance: the mean of both covariances and the ridge."""
+        ridge = self.config.ridge * torch.eye(FEATURES, dtype=cov.dtype, device=cov.device)
+        return (self.pristine_cov + cov) / 2 + ridge
+
     def quality(self, distance: Tensor) -> Tensor:
         """Q_L of a distance: 1 - sigmoid(d / 100), in (0, 0.5], higher is better."""
-        return torch.sigmoid(-distance / self.distance_scale)
+        return torch.sigmoid(-distance / self.config.distance_scale)
 
-    def quality_map(self, x: Tensor) -> Tensor:
+    def distance_map(self, x: Tensor) -> Tensor:
         """Distance of each patch on its own: ``(N, 3, H, W)`` -> ``(N, 1, h, w)`` float64, lower is better."""
         z = self.patch_features(x)
         with torch.autocast(x.device.type, enabled=False):
             # A patch has a zero covariance, so that all of them share one factorisation.
             return self._distance(z.flatten(0, 2).double(), torch.zeros_like(self.pristine_cov)).view(z.shape[:3]).unsqueeze(1)
 
+    def pristine_distance(self) -> float:
+        """Root mean square of the distances of single pristine patches: sqrt(tr((Sigma_p / 2 + ridge I)^-1 Sigma_p))."""
+        pooled = self._pooled(torch.zeros_like(self.pristine_cov))
+        return torch.linalg.solve(pooled, self.pristine_cov).trace().sqrt().item()
+
+    @torch.inference_mode()
+    def fit_pristine(self, batches: Iterable[Tensor]) -> int:
+        """Compute the pristine statistics of patches, on this pathway's device, and keep them.
+
+        Args:
+            batches: of patches ``(P, 3, H, W)`` RGB in [0, 1]; P may be 0.
+
+        Returns:
+            The number of patches.
+
+        Raises:
+            InputError: there are fewer than two patches.
+
+        Warns:
+            UserWarning: there are no more patches than features, so that their covariance has no inverse.
+        """
+        weight = self.encoder.head[0].weight
+        features = [
+            self.encoder(chunk.to(weight.device, weight.dtype)).double().cpu()
+            for batch in batches
+            for chunk in batch.split(self.chunk_size)
+            if len(chunk)
+        ]
+        z = torch.cat(features) if features else torch.empty(0, FEATURES)
+        if len(z) < 2:
+            raise InputError(f"pristine statistics need at least 2 patches, the photos gave {len(z)}")
+        if len(z) <= FEATURES:
+            warnings.warn(
+                f"{len(z)} pristine patches for {FEATURES} features: their covariance has no inverse, and distances rest "
+                "on the ridge; give more photos",
+                stacklevel=3,
+            )
+        self.pristine_mean.copy_(z.mean(0))
+        self.pristine_cov.copy_(torch.cov(z.T))
+        return len(z)
+
+    def check(self) -> None:
+        """See `Pathway.check`: the pristine covariance is symmetric and has no negative eigenvalue."""
+        if self.pristine_mean.isnan().any():
+            raise InputError(
+                "the model has no weights: load some with GRepQ.from_pretrained, or compute the pristine statistics of a "
+                "trained encoder"
+            )
+        cov = self.pristine_cov
+        size = cov.abs().max()
+        if not torch.allclose(cov, cov.mT, rtol=0, atol=1e-8 * float(size)):
+            raise WeightsError("low.pristine_cov is no covariance: it is not symmetric")
+        least = float(torch.linalg.eigvalsh(cov.cpu())[0])
+        if least < -1e-6 * float(size):
+            raise WeightsError(f"low.pristine_cov is no covariance: it has the eigenvalue {least:g}, expected none below 0")
+
     def forward(self, x: Tensor) -> Tensor:
         """Distance of each image: ``(N, 3, H, W)`` in [0, 1] -> ``(N,)`` float64, lower is better."""
-        z = self.patch_features(x)
-        with torch.autocast(x.device.type, enabled=False):
-            return self.distance(z.flatten(1, 2))
+        return self.parts(x)["distance"]
 
 
-def pad_to(x: Tensor, size: int) -> Tensor:
-    """Pad ``(N, 3, H, W)`` symmetrically to at least `size` on each side.
-
-    Mirrors the image where it is large enough to be mirrored, and repeats its edge where it is not.
-    """
-    for dim in (-1, -2):
-        missing = max(size - x.shape[dim], 0)
-        before, after = missing // 2, missing - missing // 2
-        if missing:
-            pad = [before, after, 0, 0] if dim == -1 else [0, 0, before, after]
-            x = F.pad(x, pad, mode="reflect" if after < x.shape[dim] else "replicate")
-    return x
+def _draw(images: int, patches: int, count: int, device: torch.device) -> Tensor:
+    """Flat positions of `count` patches of each image, or of all if there are fewer: ``(images, count)``."""
+    index = torch.arange(images * patches, device=device).view(images, patches)
+    if count >= patches:
+        return index
+    return index.gather(1, torch.rand(images, patches, device=device).argsort(1)[:, :count])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from grepq_metric.errors import InputError
 from grepq_metric.model import GRepQ
-from grepq_metric.pathways.high import HighLevelPathway, image_tower_of
+from grepq_metric.pathways import HighLevelConfig, HighLevelPathway, image_tower_of
 from grepq_metric.training.distributed import World
 from grepq_metric.training.losses import extreme_groups, group_contrastive_loss
 from grepq_metric.training.photos import PhotoDataset, PhotoList
@@ -125,7 +125,9 @@ def train_high_level(
     settings.update(photos.identity(), tensors_sha256=hashlib.sha256(tensors).hexdigest())
 
     torch.manual_seed(training.seed)
-    projection = nn.Sequential(nn.Linear(pathway.image_tower["output_dim"], training.projected), nn.ReLU()).to(world.device)
+    projection = nn.Sequential(nn.Linear(pathway.config.image_tower.output_dim, training.projected), nn.ReLU()).to(
+        world.device
+    )
     projection.requires_grad_(training.projection == "trained")
     student = nn.Sequential(pathway, projection)
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=training.lr)
@@ -153,7 +155,9 @@ def high_level_pathway(tensors: Mapping[str, Tensor]) -> HighLevelPathway:
         WeightsError: they do not fit.
     """
     pathway = HighLevelPathway(
-        image_tower=image_tower_of({k.removeprefix("visual."): v for k, v in tensors.items() if k.startswith("visual.")})
+        HighLevelConfig(
+            image_tower=image_tower_of({k.removeprefix("visual."): v for k, v in tensors.items() if k.startswith("visual.")})
+        )
     )
     load_tensors(pathway, tensors, "the CLIP weights")
     return pathway
@@ -189,7 +193,7 @@ def high_level_weights(
         provenance["low"] = {"weights": low.weights_id, **low.provenance}
         constants = {key: low.config[key] for key in ("patch_size", "patch_stride", "ridge", "distance_scale")}
     pathways = ["high"] if low is None else ["low", "high"]
-    model = GRepQ(pathways, name=name, provenance=provenance, image_tower=pathway.image_tower, **constants)
+    model = GRepQ(pathways, name=name, provenance=provenance, image_tower=pathway.config.image_tower, **constants)
     load_tensors(model.high, {key: value.cpu() for key, value in pathway.state_dict().items()}, "the trained image tower")
     if low is not None:
         model.low = low.low

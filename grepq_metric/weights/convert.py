@@ -1,33 +1,36 @@
-"""The files that GRepQ's authors released -> a weights folder."""
+"""The files that GRepQ's authors released -> the config and the tensors of weights."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from grepq_metric import weights as weights_files
 from grepq_metric.errors import InputError, WeightsError
-from grepq_metric.model import GRepQ
-from grepq_metric.training.pristine import write_statistics
+from grepq_metric.files import sha256
+from grepq_metric.pathways import HighLevelPathway, LowLevelPathway
+from grepq_metric.weights.clip import clip_checkpoint, high_level_tensors
+from grepq_metric.weights.hub import HubOptions
+from grepq_metric.weights.tensors import load_tensors, read_tensors
 
 # The authors hold the network as a module and as a Sequential of its children: the position of each child in the latter.
 _CHILDREN = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 
 
 def convert(
-    low: Path | None,
-    high: Path | None,
-    pristine: Path | None,
-    clip: str | None,
+    low: str | Path | None = None,
+    high: str | Path | None = None,
+    pristine: str | Path | None = None,
+    clip: str | None = None,
     name: str = "grepq-authors",
-    hub: dict | None = None,
-) -> GRepQ:
-    """Build a model from the authors' files. The pathways are those whose files are given.
+    hub: HubOptions | None = None,
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What `GRepQ.from_parts` makes a model of, from the authors' files. The pathways are those whose files are given.
 
     Args:
         low: ``low_level_model_weights.tar``; needs `pristine`.
@@ -37,41 +40,45 @@ def convert(
         name: name of the weights.
         hub: options of the Hub client.
 
+    Returns:
+        The config, and the tensors by name.
+
     Raises:
         FileNotFoundError: a file is not there.
-        ValueError: a file is missing that another one needs.
+        InputError: a file is missing that another one needs, or h5py is not installed.
         WeightsError: a file is not what the authors released; the message names the tensors.
     """
-    for first, second in ((("--low", low), ("--pristine", pristine)), (("--high", high), ("--clip", clip))):
-        if (first[1] is None) != (second[1] is None):
-            given, other = (first, second) if second[1] is None else (second, first)
-            raise InputError(f"{given[0]} needs {other[0]} too")
+    for one, other, names in ((low, pristine, ("low", "pristine")), (high, clip, ("high", "clip"))):
+        if (one is None) != (other is None):
+            given, missing = names if other is None else names[::-1]
+            raise InputError(f"{given} needs {missing} too")
     if low is None and high is None:
-        raise InputError("nothing to convert: give --low and --pristine, --high and --clip, or all four")
+        raise InputError("nothing to convert: give low and pristine, high and clip, or all four")
     files = {"low": low, "high": high, "pristine": pristine}
     for path in files.values():
         if path is not None and not Path(path).is_file():
             raise FileNotFoundError(f"no such file: {path}")
-    provenance = {
+    provenance: dict[str, Any] = {
         "origin": "converted from the files that GRepQ's authors released (https://github.com/suhas-srinath/GRepQ)",
         "converted": datetime.now(timezone.utc).date().isoformat(),
-        **{f"{key}_sha256": weights_files.sha256(Path(path)) for key, path in files.items() if path is not None},
+        **{f"{key}_sha256": sha256(path) for key, path in files.items() if path is not None},
     }
+    tensors: dict[str, Tensor] = {}
+    if low is not None and pristine is not None:
+        pathway = LowLevelPathway()
+        load_tensors(pathway.encoder, _low_level_tensors(read_tensors(Path(low)), Path(low)), low)
+        provenance["pristine_patches"] = pathway.eval().fit_pristine(_pristine_patches(Path(pristine)))
+        tensors |= {f"low.{key}": value for key, value in pathway.state_dict().items()}
+    if high is not None and clip is not None:
+        clip_state, provenance["clip_sha256"] = clip_checkpoint(clip, hub)
+        found = high_level_tensors(clip_state, clip, read_tensors(Path(high)))
+        load_tensors(HighLevelPathway(), found, high)
+        tensors |= {f"high.{key}": value.float() if value.is_floating_point() else value for key, value in found.items()}
     pathways = [key for key in ("low", "high") if files[key] is not None]
-    model = GRepQ(pathways=pathways, name=name, provenance=provenance)
-    if low is not None:
-        state = weights_files.read_tensors(Path(low))
-        weights_files.load_tensors(model.low.encoder, _low_level_tensors(state, low), low)
-        model.provenance["pristine_patches"] = write_statistics(model.low, _pristine_patches(Path(pristine)))
-    if high is not None:
-        clip_state, clip_sha256 = weights_files.clip_checkpoint(clip, hub or {})
-        tensors = weights_files.high_level_tensors(clip_state, clip, weights_files.read_tensors(Path(high)))
-        weights_files.load_tensors(model.high, tensors, high)
-        model.provenance["clip_sha256"] = clip_sha256
-    return model
+    return {"pathways": pathways, "name": name, "provenance": provenance}, tensors
 
 
-def _low_level_tensors(archive: Mapping, source: Path) -> dict[str, Tensor]:
+def _low_level_tensors(archive: Mapping[str, Any], source: Path) -> dict[str, Tensor]:
     """The encoder's tensors under our names, after a check that the two copies in the file agree."""
     try:
         state = archive["model"]["state_dict"]

@@ -6,31 +6,38 @@ import csv
 import shutil
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import huggingface_hub
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
 
 from grepq_metric.errors import InputError, WeightsError
-from grepq_metric.model import GRepQ
-from grepq_metric.weights import CARD, REPOSITORY
+from grepq_metric.weights.folder import CARD
+from grepq_metric.weights.hub import REPOSITORY
+
+if TYPE_CHECKING:  # a floor above this one
+    from grepq_metric.model import GRepQ
 
 
 def publish(
-    folder: Path,
+    model: GRepQ,
     repo: str,
     *,
-    terms: list[Path] = (),
-    results: list[Path] = (),
+    card: str | Path | None = None,
+    terms: Sequence[str | Path] = (),
+    results: Sequence[str | Path] = (),
     private: bool = False,
     revision: str | None = None,
     token: str | None = None,
 ) -> str:
-    """Upload a weights folder, after a check that it loads.
+    """Upload weights with a model card.
 
     Args:
-        folder: weights folder. A README.md in it that this package did not write is uploaded in place of a new card.
+        model: the weights.
         repo: ``user/name``.
+        card: a model card; one that this package did not write is uploaded in place of a new one.
         terms: CSV files of the training photos with the columns ``set`` and ``terms``, summed up in the card.
         results: Markdown files with measured results, put into the card.
         private: make a new repository private.
@@ -41,26 +48,24 @@ def publish(
         Address of the commit.
 
     Raises:
-        FileNotFoundError: a file or the folder is not there.
-        ValueError: `repo` is no repository name, or a CSV file lacks a column.
-        WeightsError: the folder holds no weights, or the Hub refuses them; the message says what to do.
+        FileNotFoundError: a file is not there.
+        InputError: `repo` is no repository name, or a CSV file lacks a column.
+        WeightsError: the Hub refuses the weights, or can't be reached; the message says what to do.
     """
     if not REPOSITORY.fullmatch(repo):
         raise InputError(f"{repo!r} is not a repository name, expected user/name")
-    for path in (*terms, *results):
+    for path in (*terms, *results, *([] if card is None else [card])):
         if not Path(path).is_file():
             raise FileNotFoundError(f"no such file: {path}")
     facts = {
         "terms": _terms(terms),
         "results": "\n\n".join(Path(path).read_text(encoding="utf-8").strip() for path in results),
     }
-    model = GRepQ.from_pretrained(Path(folder))
-    own = Path(folder) / CARD
     hub = huggingface_hub.HfApi(token=token)
     try:
         with tempfile.TemporaryDirectory(prefix="grepq-publish-") as staging:
-            if own.exists():  # saving replaces it, if this package wrote it
-                shutil.copy(own, staging)
+            if card is not None:  # saving replaces it, if this package wrote it
+                shutil.copy(card, Path(staging) / CARD)
             model.save_pretrained(staging, model_card_kwargs=facts)
             hub.create_repo(repo, private=private or None, exist_ok=True)
             message = f"{model.weights_id}, by grepq publish"
@@ -78,7 +83,7 @@ def publish(
     return str(info)
 
 
-def _terms(files: list[Path]) -> str:
+def _terms(files: Sequence[str | Path]) -> str:
     """A table of the sets of photos, their number and terms."""
     count: Counter[tuple[str, str]] = Counter()
     for path in files:

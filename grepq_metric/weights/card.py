@@ -1,0 +1,71 @@
+"""The model card of a weights folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+CARD_MARK = "<!-- Written by grepq-metric, which replaces this file: remove this line to keep your changes. -->"
+TEMPLATE = """---
+{{ card_data }}
+---
+
+{{ mark }}
+
+# {{ weights_id }}
+
+Weights of GRepQ, a no-reference image quality metric (WACV 2024, https://arxiv.org/abs/2312.04838), for the Python package
+`grepq-metric`. Higher scores are better.
+
+```python
+from grepq_metric import GRepQ
+
+model = GRepQ.from_pretrained("THIS_REPOSITORY_OR_FOLDER")
+score = model(images)  # (N, 3, H, W) RGB in [0, 1] -> (N, 1)
+```
+
+Pathways: {{ pathways }}.
+
+## Where these weights come from
+
+{{ provenance }}
+{% if terms %}
+## Terms of the training photos, as their sources state them
+
+{{ terms }}
+{% endif %}
+## Measured
+
+{{ results or "Nothing that has been recorded here." }}
+
+## Limits
+
+{{ limits }}
+"""
+"""Filled with the facts of `card_facts`, and with `terms` and `results` where they are given."""
+_LIMITS = {
+    "low": "- The low-level pathway knows distortions, not content: it can't tell a well composed photo from a dull one, and "
+    "takes a smooth or blurred background for a loss of quality. Resizing a photo changes its score.",
+    "high": "- The high-level pathway judges a photo as CLIP understands the words of two prompts, with CLIP's biases; it was "
+    "not made to judge people or places.",
+}
+
+
+def card_facts(weights_id: str, pathways: Sequence[str], provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What a card says of weights, by the names of `TEMPLATE`."""
+    facts = [f"- {key}: {_plain(value)}" for key, value in provenance.items()] or ["- not recorded"]
+    limits = ["- Scores of different weights are not comparable; rank photos, or fit scores to your own ratings."]
+    return {
+        "mark": CARD_MARK,
+        "weights_id": weights_id,
+        "pathways": ", ".join(pathways),
+        "provenance": "\n".join(facts),
+        "limits": "\n".join([*limits, *(_LIMITS[pathway] for pathway in pathways)]),
+    }
+
+
+def _plain(value: Any) -> str:
+    """A fact of the record as a person would write it."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_plain(v)}" for key, v in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)

@@ -1,0 +1,55 @@
+"""The identity of weights: a name and a hash of everything that enters a score."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grepq_metric.errors import InputError
+
+CONSTANTS = ("patch_size", "patch_stride", "ridge", "distance_scale", "logit_scale")
+"""Constants of a config that enter a score."""
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def check_name(name: Any) -> str:
+    """A name of weights, which also names folders and is printed.
+
+    Raises:
+        InputError: it is empty, longer than 100 characters, or holds anything but letters, digits, dot, underscore and hyphen.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise InputError(
+            f"the name of weights must be letters, digits, '.', '_' and '-', 100 at most, the first no sign, got {name!r:.120}"
+        )
+    return name
+
+
+def weights_id(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    """Name of the weights and a hash of their values (as float32) and of the constants that enter a score.
+
+    Args:
+        config: the content of ``config.json``, with all of `CONSTANTS`.
+        tensors: the state dict of the whole model.
+
+    Returns:
+        For example ``grepq-ll-8690ed2c``.
+    """
+    digest = hashlib.sha256()
+    for key in CONSTANTS:
+        digest.update(f"{key}={_digits(config[key])};".encode())
+    for key, value in sorted(tensors.items()):
+        if value.is_floating_point():
+            digest.update(key.encode())
+            digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().data)
+    return f"{config['name']}-{digest.hexdigest()[:8]}"
+
+
+def _digits(value: float) -> str:
+    short = f"{value:g}"
+    return short if float(short) == value else repr(value)

@@ -1,0 +1,121 @@
+"""Where weights are: built-in names, folders, the Hub, and what is assembled from CLIP."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from dataclasses import replace
+from datetime import datetime, timezone
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+
+from grepq_metric import catalog
+from grepq_metric.errors import InputError, WeightsError
+from grepq_metric.files import sha256
+from grepq_metric.weights import card
+from grepq_metric.weights.clip import high_level_tensors
+from grepq_metric.weights.folder import CONFIG, TENSORS, read_config, read_folder, write_folder
+from grepq_metric.weights.hub import REPOSITORY, HubOptions, fetch, remove_from_cache
+from grepq_metric.weights.identity import CONSTANTS, weights_id
+from grepq_metric.weights.tensors import read_tensors
+
+LOGIT_SCALE = 10.0
+"""Of the high-level pathway that is assembled from CLIP (method, section 2)."""
+
+
+def locate(weights: str | Path, hub: HubOptions) -> Path:
+    """The folder or safetensors file of `weights`, downloaded and assembled where needed. Errors as in `from_pretrained`."""
+    name = str(weights)
+    entry = catalog.find(name)
+    if entry is not None:
+        if hub.revision is not None and (entry.clip is None or name == entry.tag):
+            raise InputError(f"{name} has one revision for ever, expected no revision, got {hub.revision!r}")
+        return packaged_folder(entry.name) if entry.clip is None else _assembled(entry, hub)
+    path = Path(weights).expanduser()
+    if path.exists():
+        return path
+    if isinstance(weights, Path) or path.suffix == ".safetensors" or name.startswith((".", "/", "~")):
+        raise FileNotFoundError(f"no weights at {path}")
+    if not REPOSITORY.fullmatch(name):
+        raise InputError(_unknown(name))
+    config = fetch(name, CONFIG, hub)
+    try:
+        read_config(config)
+    except WeightsError as error:
+        remove_from_cache(config)  # or a captive portal's page would stay in there for ever
+        raise WeightsError(f"{error}. It is removed from the cache: try again, or look at the repository") from error
+    # By the snapshot's commit, so that both files are of one revision.
+    return fetch(name, TENSORS, replace(hub, revision=config.parent.name))
+
+
+def packaged_folder(name: str = "grepq-ll") -> Path:
+    """The folder of weights inside this package."""
+    return Path(str(files("grepq_metric") / "assets" / name))
+
+
+def _unknown(name: str) -> str:
+    tags = [entry.tag for entry in catalog.ENTRIES]
+    if name.rpartition(".")[0] in catalog.names():
+        return f"unknown tag {name!r}: this release knows {', '.join(tags)}"
+    close = difflib.get_close_matches(name, catalog.names() + tags, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    return (
+        f"unknown weights {name!r}: expected one of {', '.join(catalog.names())}, a folder, a safetensors file or a Hub "
+        f"repository user/name{hint}"
+    )
+
+
+def _assembled(entry: catalog.Entry, hub: HubOptions) -> Path:
+    """Join CLIP from the Hub with packaged low-level weights in a folder of the Hub's cache, once."""
+    clip = entry.clip
+    if clip is None:
+        raise InputError(f"{entry.name} is not made of CLIP")
+    what = f"{clip.name} of {clip.repository}"
+    pinned = hub.revision is None
+    options = replace(hub, revision=clip.revision) if pinned else hub
+    file = fetch(clip.repository, clip.name, options, expected=clip.sha256 if pinned else None)
+    sources = {"clip_sha256": clip.sha256 if pinned else sha256(file)}
+    if entry.folder is not None:
+        sources["low_sha256"] = sha256(packaged_folder(entry.folder) / TENSORS)
+    key = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:16]
+    try:
+        parent = huggingface_hub.cached_assets_path("grepq-metric", "assembled", "v2", assets_dir=hub.cache_dir)
+        folder = parent / f"{entry.name}-{key}"
+        if not folder.exists():
+            _assemble(entry, file, what, sources, folder)
+    except OSError as error:
+        assets = huggingface_hub.constants.HF_ASSETS_CACHE
+        raise WeightsError(f"cannot write {assets}: {error}; check it, or set HF_HOME to another disk") from error
+    return folder
+
+
+def _assemble(entry: catalog.Entry, file: Path, what: str, sources: dict[str, str], folder: Path) -> None:
+    provenance: dict[str, Any] = {
+        "high": f"OpenAI CLIP RN50, not fine-tuned; {what} at {file.parent.name}",
+        **sources,
+        "assembled": datetime.now(timezone.utc).date().isoformat(),
+    }
+    config, tensors, _ = read_folder(packaged_folder(entry.folder or "grepq-ll"))
+    config = {key: config[key] for key in CONSTANTS} | {"chunk_size": config["chunk_size"], "logit_scale": LOGIT_SCALE}
+    if entry.folder is None:
+        tensors = {}
+    else:
+        provenance["low"] = read_config(packaged_folder(entry.folder) / CONFIG)["provenance"]
+    high = high_level_tensors(read_tensors(file), what)
+    tensors = {
+        **tensors,
+        **{f"high.{key}": value.float() if value.is_floating_point() else value for key, value in high.items()},
+    }
+    config |= {"pathways": list(entry.pathways), "name": entry.name, "storage": "float32", "provenance": provenance}
+    facts = card.card_facts(weights_id(config, tensors), entry.pathways, provenance)
+    text = huggingface_hub.ModelCard.from_template(
+        huggingface_hub.ModelCardData(license="mit", library_name="grepq-metric"), template_str=card.TEMPLATE, **facts
+    )
+    try:
+        write_folder(folder, config, tensors, str(text))
+    except WeightsError as error:
+        raise WeightsError(f"{error}; or set HF_HOME to another disk") from error
