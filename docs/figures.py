@@ -3,8 +3,8 @@
     python docs/figures.py            # writes them
     python docs/figures.py --check    # names pages that differ, exit status 1
 
-A figure stands between two comments, ``<!-- figures: NAME -->`` and ``<!-- /figures -->``: on lines of their own for a table or
-the output of an example, within a line for a single number. NAME is a function below. Result files are what the studies
+A figure stands between two comments, ``<!-- figures: NAME -->`` and ``<!-- /figures -->``: on lines of their own for a table
+or the output of an example, within a line for a single number. NAME is a function below. Result files are what the studies
 (``benchmarks/studies``) and the harness leave in ``benchmarks/results``.
 """
 
@@ -169,7 +169,7 @@ def shown(identity: str | int | float) -> str:
 def agreement(rows: Iterable[Row]) -> str:
     """SRCC with its interval, and PLCC."""
     cells = (
-        [shown(row["metric"]), "{srcc:.3f} ({srcc_low:.3f} to {srcc_high:.3f})".format(**row), f"{row['plcc']:.3f}"]
+        [shown(row["metric"]), f"{row['srcc']:.3f} ({row['srcc_low']:.3f} to {row['srcc_high']:.3f})", f"{row['plcc']:.3f}"]
         for row in rows
     )
     return table(["metric", "SRCC (95 % interval)", "PLCC, no fit"], cells)
@@ -213,11 +213,15 @@ def _features(kind: str | int | float) -> str:
 
 @figure(FROM_FILES)
 def intervals() -> str:
-    covered = "{coverage:.3f} ({coverage_least:.3f} to {coverage_most:.3f})"
     return table(
         ["features", "labels", "share, median (least to most of the draws)", "width"],
         (
-            [_features(row["features"]), str(row["labels"]), covered.format(**row), f"{row['width']:.2f}"]
+            [
+                _features(row["features"]),
+                str(row["labels"]),
+                f"{row['coverage']:.3f} ({row['coverage_least']:.3f} to {row['coverage_most']:.3f})",
+                f"{row['width']:.2f}",
+            ]
             for row in rows_of("few_labels", "accuracy")
             if str(row["features"]).startswith("grepq-ll")
         ),
@@ -233,7 +237,8 @@ def selection() -> str:
     for kind, labels in dict.fromkeys((row["features"], row["labels"]) for row in rows):
         line = [_features(kind), str(labels), f"{found[kind, labels, 'random']['srcc']:.3f}"]
         for way in ways:
-            line.append("{srcc:.3f} ({gain:+.3f}, {better}/{halves})".format(**found[kind, labels, way]))
+            row = found[kind, labels, way]
+            line.append(f"{row['srcc']:.3f} ({row['gain']:+.3f}, {row['better']}/{row['halves']})")
         cells.append(line)
     return table(["features", "labels", "random", *map(str, ways)], cells)
 
@@ -249,7 +254,10 @@ def loss_subset() -> str:
     keys = {"loss": ".3f", "patches": "", "bias": "+.3f", "standard_deviation": ".3f", "cosine": ".2f"}
     return table(
         ["photos", "loss of all patches", "patches", "bias", "standard deviation", "cosine of gradients"],
-        ([str(row["images"]), *(format(row[key], how) for key, how in keys.items())] for row in rows_of("loss_cost", "subsets")),
+        (
+            [str(row["images"]), *(format(row[key], how) for key, how in keys.items())]
+            for row in rows_of("loss_cost", "subsets")
+        ),
     )
 
 
@@ -359,25 +367,25 @@ def command(arguments: Sequence[str], show: str | None = None) -> str:
 
 
 @figure(FROM_RUNS)
-def readme_scores() -> str:
+def example_scores() -> str:
     arguments = ["score", *PHOTOS]
     return fence(f"$ grepq {' '.join(arguments)}\n{command(arguments).rstrip()}")
 
 
 @figure(FROM_RUNS)
-def readme_csv() -> str:
+def example_csv() -> str:
     arguments = ["score", ".", "-o", "scores.csv"]
     return fence(f"$ grepq {' '.join(arguments)}\n$ cat scores.csv\n{command(arguments, 'scores.csv')}")
 
 
 @figure(FROM_RUNS)
-def readme_pyiqa() -> str:
+def example_pyiqa() -> str:
     lines = ["import pyiqa", 'metric = pyiqa.create_metric("grepq-ll")', 'round(metric("coffee.png").item(), 4)']
     return session(lines)
 
 
 @figure(FROM_RUNS)
-def readme_python() -> str:
+def example_python() -> str:
     return session(
         [
             "from grepq_metric import GRepQ, read_image",
