@@ -81,7 +81,10 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
 def sha256(path: str | Path) -> str:
     """SHA-256 of a file's content, in hexadecimal."""
     with Path(path).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _sha256(stream)
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def disk_error(path: str | Path, error: OSError) -> OSError:
@@ -93,10 +96,3 @@ def disk_error(path: str | Path, error: OSError) -> OSError:
 
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}.part{path.suffix}")
-
-
-def _sha256(stream) -> str:  # Python 3.10 has no file_digest
-    digest = hashlib.sha256()
-    while block := stream.read(1 << 22):
-        digest.update(block)
-    return digest.hexdigest()

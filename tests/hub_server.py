@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
+PAGE = b"<!DOCTYPE html><title>Welcome to the hotel</title>"
 
 
 class HubServer:
@@ -19,7 +20,9 @@ class HubServer:
     Attributes:
         repositories: repository -> file name -> bytes, or a path to a file.
         faults: names of faults: ``truncate`` (half of the content under the right size), ``wrong-hash`` (other content
-            under the stated hash), ``error`` (status 500), ``unauthorised`` (status 401 for uploads).
+            under the stated hash), ``error`` (status 500), ``status-403`` and the like, ``unauthorised`` (status 401 for
+            uploads), ``portal`` (a page in place of everything), ``page`` (a page as content of every file), ``escape`` (an
+            ETag that is a path), ``wait`` (downloads are to be tried again in an hour), ``redirect`` (to itself).
         requests: ``(method, path, authorization)`` of every request.
     """
 
@@ -116,8 +119,18 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _resolve(self, body: bool) -> None:
         self._note()
-        if "error" in self.hub.faults:
-            self._send(500, b"{}")
+        status = next((int(fault[7:]) for fault in self.hub.faults if fault.startswith("status-")), None)
+        if "error" in self.hub.faults or status:
+            self._send(status or 500, b"{}")
+            return
+        if "portal" in self.hub.faults:
+            self._send(200, PAGE, **{"Content-Type": "text/html"})
+            return
+        if "redirect" in self.hub.faults:
+            self._send(302, b"", Location=self.path)
+            return
+        if "wait" in self.hub.faults and body:
+            self._send(429, b"{}", **{"Retry-After": "3600"})
             return
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", self.path.split("?")[0]):
             files = self.hub.repositories.get(match[1])
@@ -136,12 +149,14 @@ class _Handler(BaseHTTPRequestHandler):
             headers = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found", "X-Repo-Commit": COMMIT}
             self._send(404, b"{}", **headers)
         else:
-            self._file(self.hub.content(match[1], match[3]), body)
+            self._file(PAGE if "page" in self.hub.faults else self.hub.content(match[1], match[3]), body)
 
     def _file(self, content: bytes, body: bool) -> None:
         digest = self.hub.digest(content)
         headers = {"ETag": f'"{digest}"', "X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
         headers |= {"X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        if "escape" in self.hub.faults:
+            headers |= {"ETag": '"../../../../escaped"', "X-Linked-Etag": '"../../../../escaped"'}
         if "wrong-hash" in self.hub.faults:
             content = content[:-8] + bytes(8)
         start = int(match[1]) if (match := re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))) else 0

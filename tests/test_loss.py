@@ -1,9 +1,9 @@
 """Promises of the loss term and of the other toolkits: pyiqa's losses, piq's conventions, torchmetrics."""
 
-import re
+import importlib
 import sys
 import types
-from pathlib import Path
+import warnings
 
 import pyiqa
 import pytest
@@ -47,7 +47,7 @@ def test_pyiqa_builds_it_from_an_option_file(loss, photos):
     assert built(x, torch.zeros_like(x)).item() == pytest.approx(0.1 * loss(x).item(), rel=1e-5)
 
 
-def test_the_readmes_class_for_basicsr_fits_its_models(photos, monkeypatch):
+def test_the_class_for_basicsr_fits_its_models(photos, monkeypatch):
     """BasicSR, which no longer installs, takes the pair of a perceptual and a style loss; its registry is pyiqa's."""
     from pyiqa.utils.registry import LOSS_REGISTRY, Registry
 
@@ -55,9 +55,8 @@ def test_the_readmes_class_for_basicsr_fits_its_models(photos, monkeypatch):
     package["basicsr.utils.registry"].LOSS_REGISTRY = Registry("loss")
     for name, module in package.items():
         monkeypatch.setitem(sys.modules, name, module)
-    text = (Path(__file__).parents[1] / "README.md").read_text()
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "basicsr" in block)
-    exec(code, {"__name__": "grepq_loss"})
+    monkeypatch.delitem(sys.modules, "grepq_metric.integrations.basicsr", raising=False)
+    importlib.import_module("grepq_metric.integrations.basicsr")
     built = package["basicsr.utils.registry"].LOSS_REGISTRY.get("GRepQPerceptualLoss")(loss_weight=0.03)
     x = photos["stereo"]
     perceptual, style = built(x, torch.zeros_like(x))
@@ -186,9 +185,20 @@ def test_a_scaler_skips_the_step_where_something_overflowed(loss, photos):
         optimizer.zero_grad()
 
 
-def test_another_scale_of_values_is_noticed(photos):
-    with pytest.warns(UserWarning, match=r"expects values in \[0, 1\], got . to 255"):
-        GRepQLoss()((photos["stereo"] * 255).round())
+def test_another_scale_of_values_is_noticed_in_the_first_call_and_again_and_an_overshoot_is_not(photos, monkeypatch):
+    monkeypatch.setattr("grepq_metric.loss.LOOK_EVERY", 2)
+    loss, x = GRepQLoss(), photos["stereo"]
+    with pytest.warns(UserWarning, match=r"expects values in \[0, 1\], got . to 255: they look like \[0, 255\]"):
+        loss((x * 255).round())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss(x * 2 - 1)  # the second call, in which nobody looks
+    with pytest.warns(UserWarning, match=r"they look like \[-1, 1\]: pass \(x \+ 1\) / 2") as caught:
+        loss(x * 2 - 1)
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        GRepQLoss()(x * 1.6 - 0.3)
 
 
 def test_the_function_keeps_gradients_after_a_first_call_without(photos):
@@ -214,7 +224,15 @@ def test_a_few_steps_lower_it(loss, photos):
     ("arguments", "message"),
     [
         ({"reduction": "max"}, "reduction must be one of mean, sum, none, got 'max'"),
-        ({"patches": 0}, "patches must be None or at least 1, got 0"),
+        ({"patches": 0}, "patches must be None or a whole number of at least 1, got 0"),
+        ({"patches": 1.5}, "patches must be None or a whole number of at least 1, got 1.5"),
+        ({"loss_weight": float("nan")}, "loss_weight must be a finite number, got nan"),
+        ({"loss_weight": float("inf")}, "loss_weight must be a finite number, got inf"),
+        (
+            {"loss_wieght": 1},
+            "unknown option 'loss_wieght', expected some of weights, reduction, .* did you mean 'loss_weight'",
+        ),
+        ({"ridge": float("inf")}, "ridge must be a number"),
         ({"weights": "grepq-xl"}, "unknown weights 'grepq-xl'"),
         ({"weights": 0.1}, "weights must be a name or a folder, got 0.1; the weight of the loss is loss_weight"),
     ],

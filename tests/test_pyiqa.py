@@ -12,7 +12,8 @@ import pyiqa
 import pytest
 import torch
 
-from grepq_metric import GRepQ
+from grepq_metric import GRepQ, GRepQRegressor, catalog
+from grepq_metric.integrations import hook
 
 PTH = Path(__file__).parents[1] / "grepq_metric" / "integrations" / "grepq_metric_autoload.pth"
 
@@ -26,8 +27,9 @@ LIST = "import sys, pyiqa; print(*pyiqa.list_models(filter='grepq*'), 'grepq_met
 
 
 def test_a_fresh_interpreter_lists_the_metrics():
-    assert python(LIST) == ["grepq", "grepq-hl", "grepq-ll", "False"]
-    assert python(LIST, GREPQ_METRIC_AUTOLOAD="0") == ["False"]
+    assert python(LIST) == ["grepq", "grepq-hl", "grepq-ll", "grepq-mos", "False"]
+    for off in ("0", "false", "No", "off"):
+        assert python(LIST, GREPQ_METRIC_AUTOLOAD=off) == ["False"]
 
 
 def test_an_import_registers_as_well_and_twice_is_harmless():
@@ -66,10 +68,40 @@ def test_the_hook_never_raises_without_the_package(tmp_path):
     (tmp_path / "pyiqa" / "__init__.py").write_text("from pyiqa.default_model_configs import DEFAULT_CONFIGS")
     (tmp_path / "pyiqa" / "default_model_configs.py").write_text("DEFAULT_CONFIGS = {'psnr': {}}")
     code = f"exec(open({str(PTH)!r}).read()); import pyiqa; print(*pyiqa.DEFAULT_CONFIGS)"
-    for path, expected in (("", "psnr"), (str(PTH.parents[2]), "psnr grepq grepq-hl grepq-ll")):
+    for path, expected in (("", "psnr"), (str(PTH.parents[2]), "psnr grepq grepq-hl grepq-ll grepq-mos")):
         command = [sys.executable, "-S", "-c", code]
         result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env={"PYTHONPATH": path})
         assert (result.stdout.strip(), result.stderr) == (expected, "")
+
+
+@pytest.mark.parametrize("failure", ["raise SystemExit(3)", "raise RuntimeError", "1 / 0"])
+def test_a_broken_package_does_not_end_the_import_of_pyiqa(tmp_path, failure):
+    for package in ("pyiqa", "grepq_metric"):
+        (tmp_path / package).mkdir()
+    (tmp_path / "pyiqa" / "__init__.py").write_text("")
+    (tmp_path / "pyiqa" / "default_model_configs.py").write_text("DEFAULT_CONFIGS = {}")
+    (tmp_path / "grepq_metric" / "__init__.py").write_text(failure)
+    code = f"exec(open({str(PTH)!r}).read()); import pyiqa.default_model_configs; print('ok')"
+    result = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (result.stdout.strip(), result.stderr) == ("ok", "")
+
+
+def test_the_finders_take_keywords_as_importlib_passes_them():
+    scope = {}
+    before = list(sys.meta_path)
+    try:
+        exec(PTH.read_text(), scope)
+        assert scope["GRepQFinder"].find_spec("json", path=None, target=None) is None
+    finally:
+        sys.meta_path[:] = before
+    assert hook.Finder.find_spec(fullname="json", path=None, target=None) is None
+
+
+def test_the_records_are_those_of_the_catalog():
+    records = hook.records()
+    assert records["grepq-ll"]["score_range"] == "0, 0.5"
+    assert records["grepq"]["metric_opts"] == {"type": "GRepQ", "weights": "grepq", "pathways": ["low", "high"]}
+    assert list(records) == [*sorted(catalog.names()), "grepq-mos"]
 
 
 @pytest.mark.parametrize("table", ["", "DEFAULT_CONFIGS = []"])
@@ -115,6 +147,19 @@ def test_weights_pass_through(model, tmp_path, photos):
     assert torch.equal(both(photos["rocket"]), model(photos["rocket"]))
     low = pyiqa.create_metric("grepq-ll", weights=tmp_path, device="cpu")
     assert torch.equal(low(photos["rocket"]), model.components(photos["rocket"])["low"])
+
+
+def test_a_head_is_the_metric_grepq_mos_and_no_other(tmp_path, photo_folder):
+    paths = [str(path) for path in sorted(photo_folder.iterdir())]
+    regressor = GRepQRegressor("grepq-ll").fit(paths, [1.0, 2.0, 3.0, 2.5, 4.0, 3.5])
+    regressor.save(tmp_path / "head.safetensors")
+    metric = pyiqa.create_metric("grepq-mos", head=str(tmp_path / "head.safetensors"), device="cpu")
+    assert metric.score_range == "of the head"
+    assert metric(paths[0]).item() == pytest.approx(regressor.predict(paths[:1])[0], abs=1e-4)
+    with pytest.raises(ValueError, match="the metric grepq-mos"):
+        pyiqa.create_metric("grepq-ll", head=str(tmp_path / "head.safetensors"), device="cpu")
+    with pytest.raises(ValueError, match="head="):
+        pyiqa.create_metric("grepq-mos", device="cpu")
 
 
 def test_a_metric_name_never_scores_with_other_pathways():

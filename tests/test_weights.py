@@ -95,7 +95,20 @@ def test_the_packaged_weights_load_without_network_and_fit_the_wheel(monkeypatch
 
 def damage(tensors, kind):
     first = "low.encoder.backbone.conv1.weight"
-    if kind == "missing":
+    variance = "low.encoder.backbone.bn1.running_var"
+    if kind == "integers":
+        tensors[first] = tensors[first].int()
+    elif kind == "float8":
+        tensors[first] = tensors[first].to(torch.float8_e4m3fn)
+    elif kind == "variance":
+        tensors[variance][5] = -1
+    elif kind == "asymmetric":
+        tensors["low.pristine_cov"][0, 1] += 1
+    elif kind == "negative":
+        tensors["low.pristine_cov"] *= -1
+    elif kind == "no prompt":
+        tensors["high.text_features"][1] = 0
+    elif kind == "missing":
         del tensors[first]
     elif kind == "foreign":
         tensors["other.weight"] = torch.zeros(1)
@@ -113,6 +126,12 @@ def damage(tensors, kind):
         ("foreign", r"foreign \(other.weight"),
         ("shape", r"another shape \(low.encoder.backbone.conv1.weight"),
         ("NaN", r"NaN or infinity \(low.pristine_mean"),
+        ("integers", r"another type \(low.encoder.backbone.conv1.weight torch.int32"),
+        ("float8", r"another type \(low.encoder.backbone.conv1.weight torch.float8"),
+        ("variance", r"negative variance \(low.encoder.backbone.bn1.running_var"),
+        ("asymmetric", "low.pristine_cov is no covariance: it is not symmetric"),
+        ("negative", "low.pristine_cov is no covariance: it has the eigenvalue -"),
+        ("no prompt", "high.text_features holds a vector of length 0"),
     ],
 )
 def test_wrong_tensors_are_named(folder, kind, message):
@@ -129,19 +148,81 @@ def test_a_truncated_file_is_named(folder):
         GRepQ.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"model_type": "clip"}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"model_type": "clip"}',
+        "[" * 100_000,
+        '{"pathways": [["low"]]}',
+        b"\xff\xfe".decode("latin-1") * 3,
+        " " * 2**21,
+    ],
+    ids=["empty", "cut", "list", "foreign", "deep", "nested", "no text", "huge"],
+)
 def test_a_foreign_config_is_named(folder, content):
     (folder / "config.json").write_text(content)
     with pytest.raises(WeightsError, match=r"config\.json"):
         GRepQ.from_pretrained(folder)
 
 
-@pytest.mark.parametrize("change", [{"pathways": None}, {"pathways": "low"}, {"patch_size": "96"}, {"ridge": None}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pathways": None},
+        {"pathways": "low"},
+        {"patch_size": "96"},
+        {"patch_size": 96.5},
+        {"patch_size": 10**9},
+        {"patch_stride": True},
+        {"ridge": None},
+        {"ridge": float("inf")},
+        {"ridge": 0},
+        {"distance_scale": float("nan")},
+        {"chunk_size": 1.5},
+        {"provenance": 5},
+        {"storage": "int8"},
+        {"name": "../../x"},
+        {"name": "a\x1b[31m"},
+        {"name": ""},
+        {"image_tower": {"layers": [10_000_000, 4, 6, 3], "width": 64, "output_dim": 1024}},
+        {"image_tower": {"layers": [3, 4, 6, 4], "width": 64, "output_dim": 1024}},
+        {"image_tower": {"depth": 3}},
+    ],
+    ids=str,
+)
 def test_a_config_with_wrong_values_is_named(folder, change):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, **change}))
-    with pytest.raises(WeightsError, match=rf"config\.json.*{next(iter(change))}"):
+    key = {"image_tower": "(image_tower|layers)"}.get(next(iter(change)), next(iter(change)))
+    with pytest.raises(WeightsError, match=rf"config\.json.*{key}"):
         GRepQ.from_pretrained(folder)
+
+
+def test_a_name_can_be_no_path(tmp_path):
+    with pytest.raises(ValueError, match="must be letters, digits"):
+        GRepQ(pathways=["low"], name="../../x")
+    model = GRepQ.from_pretrained("grepq-ll")
+    with pytest.raises(ValueError, match="must be letters, digits"):
+        model.name = "a/b"
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("ridge", float("inf")),
+        ("ridge", -1),
+        ("chunk_size", 1.5),
+        ("chunk_size", 0),
+        ("patch_stride", 0),
+        ("distance_scale", "100"),
+    ],
+)
+def test_an_option_out_of_its_range_is_refused(option, value):
+    with pytest.raises(ValueError, match=f"{option} must be a"):
+        GRepQ.from_pretrained("grepq-ll", **{option: value})
 
 
 def test_a_model_card_is_replaced_unless_someone_wrote_it(model, folder):

@@ -6,6 +6,15 @@ from pathlib import Path
 
 import typer
 
+EPILOG = """\
+**Examples**
+
+`grepq convert --low low_level_model_weights.tar --pristine pristine_patches_096_0.75_0.80.hdf5 -o authors-ll` makes weights of the
+low-level pathway.
+
+`grepq score photo.jpg --weights authors-ll` scores with them.
+"""
+
 
 def convert(
     low: Path = typer.Option(None, help="low_level_model_weights.tar of the authors."),
@@ -14,10 +23,11 @@ def convert(
     clip: str = typer.Option(
         None, help="A full CLIP RN50 checkpoint in open_clip's layout, a file or a Hub repository; goes with --high."
     ),
-    output: Path = typer.Option(..., "--output", "-o", help="Weights folder to write."),
+    output: Path = typer.Option(..., "--output", "-o", metavar="DIR", help="Weights folder to write."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace weights that are in --output."),
     name: str = typer.Option("grepq-authors", help="Name of the weights."),
 ) -> None:
-    """Turn the files that GRepQ's authors released into a weights folder.
+    """Turn the files that GRepQ's authors released into a weights folder, which stands for the published method.
 
     Give all four for both pathways, --low and --pristine for the low-level one, or --high and --clip for the high-level one.
     """
@@ -25,6 +35,8 @@ def convert(
     from grepq_metric.model import GRepQ
     from grepq_metric.weights.convert import convert
 
+    if (output / "model.safetensors").exists() and not overwrite:
+        raise FileExistsError(f"{output} holds weights already: choose another --output, or replace them with --overwrite")
     for one, other, names in ((low, pristine, ("--low", "--pristine")), (high, clip, ("--high", "--clip"))):
         if (one is None) != (other is None):
             given, missing = names if other is None else names[::-1]

@@ -6,6 +6,15 @@ from pathlib import Path
 
 import typer
 
+EPILOG = """\
+**Examples**
+
+`grepq publish mine --repo me/grepq-mine --private` uploads the weights folder `mine`.
+
+`grepq publish mine --repo me/grepq-mine --terms photos.csv --results results.md` also says in the model card what the photos and
+the results were.
+"""
+
 
 def publish(
     folder: Path = typer.Argument(..., help="Weights folder."),
@@ -24,6 +33,5 @@ def publish(
     from grepq_metric.weights.publish import publish
 
     model = GRepQ.from_pretrained(folder)
-    card = folder / CARD
-    options = {"card": card if card.exists() else None, "terms": terms, "results": results}
-    typer.echo(publish(model, repo, **options, private=private, revision=revision))
+    card = folder / CARD if (folder / CARD).exists() else None
+    typer.echo(publish(model, repo, card=card, terms=terms, results=results, private=private, revision=revision))

@@ -55,10 +55,10 @@ def records() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for entry in reversed(catalog.ENTRIES):  # the newest tag of a name comes last, and stays
         least, best = entry.score_range
-        options = {"type": "GRepQ", "weights": entry.name, "pathways": list(entry.pathways)}
+        options: dict[str, Any] = {"type": "GRepQ", "weights": entry.name, "pathways": list(entry.pathways)}
         found[entry.name] = {"metric_opts": options, "metric_mode": "NR", "score_range": f"{least:g}, {best:g}"}
-    options = {"type": "GRepQ", "predicts_mos": True}
-    return {**found, "grepq-mos": {"metric_opts": options, "metric_mode": "NR", "score_range": "of the head"}}
+    with_head: dict[str, Any] = {"type": "GRepQ", "predicts_mos": True}
+    return {**found, "grepq-mos": {"metric_opts": with_head, "metric_mode": "NR", "score_range": "of the head"}}
 
 
 def add_records(table: ModuleType) -> None:

@@ -61,7 +61,7 @@ class LowLevelEncoder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.backbone = resnet18(weights=None)
-        self.backbone.fc = nn.Identity()  # type: ignore[assignment]  # torchvision declares it as Linear
+        self.backbone.fc = nn.Identity()
         self.head = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, FEATURES))
 
     def forward(self, x: Tensor) -> Tensor:

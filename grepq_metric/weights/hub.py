@@ -123,7 +123,7 @@ def _ask(repository: str, file: str, options: HubOptions) -> None:
             status = getattr(getattr(error, "response", None), "status_code", None)
             problem = f"the Hub answers {status}" if status else "cannot reach the Hub"
             raise WeightsError(
-                f"{problem} for {file} of {repository} ({_reason(error)}), and it is not in the cache. {ADVICE}"
+                f"{problem} for {file} of {repository} ({_reason(error)}), and it is not in the cache. Try again. {ADVICE}"
             ) from error
 
 
