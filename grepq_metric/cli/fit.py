@@ -2,33 +2,56 @@
 
 from __future__ import annotations
 
-import csv
-import math
+import os
 import sys
+from collections.abc import Iterable
+from enum import Enum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from grepq_metric.errors import InputError
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from grepq_metric.heads.evaluation import HeldOut
+    from grepq_metric.heads.labels import Labels
+    from grepq_metric.model import GRepQ
+
+
+class Features(str, Enum):
+    """What a head predicts from."""
+
+    patches = "patches"
+    image = "image"
+
 
 def fit(
     paths: list[Path] = typer.Argument(
-        ..., metavar="LABELS.csv", help="A CSV file with a column of photos and one of their MOS; with --suggest, photos."
+        ...,
+        metavar="LABELS.csv",
+        help="A CSV file with a column of photos and one of their MOS; with --suggest, photos and folders of photos.",
     ),
     output: Path = typer.Option(
         None, "--output", "-o", help="The head to write, a .safetensors file; with --suggest, a CSV file to fill in."
     ),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that --output and --plot name."),
     metric: str = typer.Option(None, help="Whose features: **grepq-ll** (default), **grepq** or **grepq-hl**."),
     weights: str = typer.Option(None, help="A weights folder or a Hub repository user/name."),
-    features: str = typer.Option(
-        "image", help="**image**: of the whole photo, as in the paper; **patches**: mean and deviation over patches."
+    features: Features = typer.Option(
+        None,
+        help="**patches**: mean and deviation over patches, the default where there is a low-level pathway; **image**: of the "
+        "whole photo, as in the paper.",
     ),
     image_column: str = typer.Option("image", help="Column of photos; relative paths start at --root."),
     mos_column: str = typer.Option("mos", help="Column of opinion scores, on any scale, higher is better."),
     weight_column: str = typer.Option(None, help="Column of weights, for example how many people rated the photo."),
     root: Path = typer.Option(None, help="Folder of the photos. Default: the folder of the CSV file."),
-    suggest: int = typer.Option(None, metavar="N", help="Instead of fitting, name the N photos to have rated first."),
+    suggest: int = typer.Option(
+        None, metavar="N", help="Instead of fitting, name the N photos to have rated first; folders with their subfolders."
+    ),
     plot: Path = typer.Option(None, metavar="FILE.png", help="Draw held-out predictions against given scores."),
     cache: Path = typer.Option(
         None, help="Folder for features, so that a second run is quick. Default: with the Hub's cache."
@@ -36,163 +59,185 @@ def fit(
     no_cache: bool = typer.Option(False, "--no-cache", help="Keep no features."),
     device: str = typer.Option(None, help="Torch device. Default: cuda if there is one, else cpu."),
 ) -> None:
-    """Fit a head that predicts MOS to photos that people have rated: ridge regression on frozen features.
+    """Fit a head to photos that people have rated: it predicts what they think of others, on their scale.
 
-    Prints how well it predicts photos that it was not fitted to, by cross-validation. `grepq score --head` uses it. Photos
-    that can't be read are named and left out, and the exit status is then 1.
+    A **MOS** is a mean opinion score: what several people give a photo, averaged. A **head** is a small file: a regression
+    from a model's features of a photo to its MOS. 50 to 200 rated photos of your own kind are enough for one.
+
+    Prints how well it predicts photos that it was not fitted to, by cross-validation. Rows without a MOS are left out. So are
+    photos that can't be read; they are named, and the exit status is then 1.
+
+    Examples:
+
+    - which 50 photos to have rated: `grepq fit --suggest 50 photos/ -o labels.csv`
+
+    - fill in the column `mos`, then: `grepq fit labels.csv -o head.safetensors`
+
+    - a sheet of your own: `grepq fit votes.csv --image-column file --mos-column mean --root photos/ -o head.safetensors`
+
+    - predict: `grepq score photos/ --head head.safetensors`
     """
-    for option, path in (("--plot", plot), ("--output", output)):
-        if path is not None and not path.resolve().parent.is_dir():
-            raise FileNotFoundError(f"no such folder for {option}: {path.parent}")
-    if suggest is not None and output is not None and output.exists():
-        raise FileExistsError(f"{output} exists, and may hold ratings: choose another --output")
-    if suggest is None and output is None:
-        raise InputError("--output is missing: where is the head to be written?")
-    if suggest is None and len(paths) != 1:
-        raise InputError(f"expected one CSV file of labels, got {len(paths)} arguments")
-    if plot is not None:
-        _need_matplotlib()
-    if suggest is None:
-        rows = _read_labels(paths[0], root, image_column, mos_column, weight_column)
-    else:
-        photos = _find(paths, suggest)
+    _check_outputs(output, plot, overwrite, suggest is not None)
+    labels = _read(paths, image_column, mos_column, weight_column, root) if suggest is None else None
+    photos = _find(paths, suggest) if labels is None else labels.photos
+    _check_not_read((output, plot), photos if labels is None else [paths[0], *photos])
     from grepq_metric.cli.loading import load_model
-    from grepq_metric.heads.features import default_cache
 
     model = load_model(metric, weights, device)
-    typer.echo(f"{model.weights_id} on {next(model.parameters()).device}", err=True)
-    cache = None if no_cache else cache or default_cache()
-    if suggest is not None:
-        failed = _suggest(model, photos, suggest, features, cache, output)
+    typer.echo(f"{model.weights_id} on {model.device}", err=True)
+    x, usable, kind = _features(model, photos, features, cache, no_cache)
+    if labels is None:
+        _suggest(x, [photos[i] for i in usable], suggest, output)
     else:
-        failed = _fit(model, rows, features, cache, output, plot)
-    if failed:
+        _fit(model, x, labels, usable, kind, output, plot)
+    if failed := len(photos) - len(usable):
         typer.secho(f"{failed} of the photos could not be read, and are left out", fg="yellow", err=True)
         raise typer.Exit(1)
 
 
-def _fit(
-    model, rows: list[tuple[Path, float, float]], features: str, cache: Path | None, output: Path, plot: Path | None
-) -> int:
-    from grepq_metric.heads.regressor import GRepQRegressor, held_out
-
-    photos, mos, weights = zip(*rows, strict=True)
-    x, usable = _features(model, photos, features, cache)
-    mos, weights = ([values[i] for i in usable] for values in (mos, weights))
-    regressor = GRepQRegressor(model, features=features).fit(x, mos, weights)
-    regressor.save(output)
-    typer.echo(f"{output}: {len(mos)} labels from {min(mos):g} to {max(mos):g}, {x.shape[1]} features")
-    try:
-        found = held_out(regressor, x, mos, weights)
-    except ValueError as error:
-        typer.secho(f"not cross-validated{' and not drawn' * (plot is not None)}: {error}", fg="yellow", err=True)
-        return len(rows) - len(usable)
-    typer.echo(f"Held out ({found.folds} folds, {found.repeats} partitions; 95 % interval over photos):")
-    for name, (value, low, high) in found.table.items():
-        typer.echo(f"  {name}  {value:.3f} ({low:.3f} to {high:.3f})")
+def _check_outputs(output: Path | None, plot: Path | None, overwrite: bool, suggesting: bool) -> None:
+    """Refuse, before any work, files that can't or must not be written."""
+    if output is None and not suggesting:
+        raise InputError("--output is missing: where is the head to be written?")
+    if plot is not None and suggesting:
+        raise InputError("--plot draws a head, and --suggest fits none")
+    for option, path in (("--output", output), ("--plot", plot)):
+        if path is None:
+            continue
+        if not path.resolve().parent.is_dir():
+            raise FileNotFoundError(f"no such folder for {option}: {path.parent}")
+        if path.is_dir():
+            raise InputError(f"{option} is a folder, expected a file: {path}")
+        if path.exists() and not overwrite:
+            what = ", and may hold ratings" if suggesting else ""
+            raise FileExistsError(f"{path} exists{what}: choose another {option}, or add --overwrite")
     if plot is not None:
-        _draw(plot, mos, found.predicted, found.table["SRCC"], regressor.weights_id_)
-    return len(rows) - len(usable)
+        _check_plot(plot)
+        if output is not None and plot.resolve() == output.resolve():
+            raise InputError(f"--output and --plot are the same file: {plot}")
+
+
+def _check_plot(plot: Path) -> None:
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ModuleNotFoundError as error:
+        raise InputError('--plot needs matplotlib: pip install "grepq-metric[plot]"') from error
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if plot.suffix.lower().lstrip(".") not in known:
+        raise InputError(f"--plot must end in one of {', '.join(known)}, got {plot}")
+
+
+def _check_not_read(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> None:
+    """Refuse to write onto what is read, by whatever name or link; ``--overwrite`` changes nothing about it."""
+    read = {_identity(path): path for path in inputs}
+    for path in outputs:
+        if path is not None and path.exists() and (source := read.get(_identity(path))):
+            raise InputError(f"{path} is read, as {source}, and must not be written: choose another file")
+
+
+def _identity(path: Path) -> tuple[int, int] | str:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return str(path)
+    return found.st_dev, found.st_ino
+
+
+def _read(paths: list[Path], image_column: str, mos_column: str, weight_column: str | None, root: Path | None) -> Labels:
+    from grepq_metric.heads.labels import DELIMITERS, read_labels
+
+    if len(paths) != 1:
+        raise InputError(f"expected one CSV file of labels, got {len(paths)} arguments")
+    if root is not None and not root.is_dir():
+        raise FileNotFoundError(f"no such folder for --root: {root}")
+    labels = read_labels(paths[0], image_column, mos_column, weight_column, root)
+    if labels.delimiter != ",":
+        typer.echo(f"{paths[0]} is read as fields separated by {DELIMITERS[labels.delimiter]}", err=True)
+    if labels.unrated:
+        typer.echo(f"{labels.unrated} rows of {paths[0]} have no {mos_column!r} yet, and are left out", err=True)
+    return labels
 
 
 def _find(paths: list[Path], count: int) -> list[Path]:
     from grepq_metric.images import find_images
 
     photos = [photo for path in paths for photo in (find_images(path, recursive=True) if path.is_dir() else [path])]
+    if not photos:
+        raise InputError(f"no photos in {', '.join(map(str, paths))}, with all subfolders")
+    photos = list({_identity(photo): photo for photo in reversed(photos)}.values())[::-1]
     if not 1 <= count <= len(photos):
         raise InputError(f"--suggest must be from 1 to the number of photos, {len(photos)}, got {count}")
     return photos
 
 
-def _suggest(model, photos: list[Path], count: int, features: str, cache: Path | None, output: Path | None) -> int:
-    from grepq_metric.heads.regressor import suggest
+def _features(
+    model: GRepQ, photos: list[Path], features: Features | None, cache: Path | None, no_cache: bool
+) -> tuple[np.ndarray, list[int], str]:
+    """Features of the photos that can be read, their positions, and the kind of features."""
+    from grepq_metric.heads.features import default_cache, default_kind, photo_features
 
-    x, usable = _features(model, photos, features, cache)
-    if count > len(usable):
-        raise InputError(f"--suggest {count} photos of {len(usable)} that can be read")
-    chosen = suggest(x, count)
-    stream = output.open("x", newline="", encoding="utf-8") if output else sys.stdout
+    kind = default_kind(model) if features is None else features.value
     try:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["image", "mos"])
-        # Absolute: a CSV's relative paths start at its own folder, and where standard output goes is not known here.
-        writer.writerows([photos[usable[i]].resolve(), ""] for i in chosen)
-    finally:
-        if output:
-            stream.close()
-    return len(photos) - len(usable)
-
-
-def _features(model, photos, kind: str, cache: Path | None):
-    """Features of the photos that can be read, and their positions."""
-    from grepq_metric.heads.features import photo_features
-
-    x, problems = photo_features(model, photos, kind, cache, progress=True)
+        x, problems = photo_features(model, photos, kind, None if no_cache else cache or default_cache(), progress=True)
+    except OSError as error:  # of the cache: photos that can't be read are problems
+        raise OSError(f"{error}; or keep no features, with --no-cache") from error
     for why in problems.values():
         typer.echo(f"left out: {why}", err=True)
     usable = [i for i in range(len(photos)) if i not in problems]
     if not usable:
         raise InputError("there are no photos that can be used")
-    return x[usable], usable
+    return x[usable], usable, kind
 
 
-def _read_labels(
-    path: Path, root: Path | None, image_column: str, mos_column: str, weight_column: str | None
-) -> list[tuple[Path, float, float]]:
-    """Rows (photo, MOS, weight) of a CSV file."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no such file of labels: {path}")
-    root = path.parent if root is None else root
-    if not root.is_dir():
-        raise FileNotFoundError(f"no such folder for --root: {root}")
-    rows, lines = [], {}
+def _fit(
+    model: GRepQ, x: np.ndarray, labels: Labels, usable: list[int], kind: str, output: Path | None, plot: Path | None
+) -> None:
+    from grepq_metric.heads.evaluation import held_out
+    from grepq_metric.heads.regressor import GRepQRegressor
+    from grepq_metric.heads.ridge import RidgeHead
+
+    mos, weights = labels.mos[usable], None if labels.weights is None else labels.weights[usable]
+    regressor = GRepQRegressor(model, RidgeHead(), kind).fit(x, mos, weights)
+    if output is not None:
+        regressor.save(output)
+        typer.echo(f"{output}: {len(mos)} labels from {mos.min():g} to {mos.max():g}, {x.shape[1]} features of {kind}")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as stream:
-            reader = csv.DictReader(stream)
-            for column in filter(None, (image_column, mos_column, weight_column)):
-                if column not in (reader.fieldnames or []):
-                    raise InputError(f"{path} has no column {column!r}, it has {reader.fieldnames}")
-            for row in reader:
-                numbers = [_number(row[c], path, reader.line_num, c) if c else 1.0 for c in (mos_column, weight_column)]
-                if not row[image_column]:
-                    raise InputError(f"{path}, line {reader.line_num}: no photo in column {image_column!r}")
-                if row[image_column] in lines:
-                    first, here = lines[row[image_column]], reader.line_num
-                    raise InputError(f"{path} names {row[image_column]} in lines {first} and {here}, expected one MOS a photo")
-                lines[row[image_column]] = reader.line_num
-                rows.append((root / row[image_column], *numbers))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{path} is no CSV file in UTF-8: {error}") from error
-    if not rows:
-        raise InputError(f"{path} has no rows")
-    return rows
+        found = held_out(RidgeHead(), x, mos, weights)
+    except InputError as error:
+        lost = "not cross-validated" if plot is None else "not cross-validated and not drawn"
+        typer.secho(f"{lost}: {error}", fg="yellow", err=True)
+        return
+    typer.echo(f"Held out ({found.folds} folds, {found.repeats} partitions; 95 % interval over photos):")
+    for name, (value, low, high) in found.table.items():
+        typer.echo(f"  {name}  {value:.3f} ({low:.3f} to {high:.3f})")
+    if plot is not None:
+        _draw(plot, mos, found, model.weights_id)
 
 
-def _number(text: str | None, path: Path, line: int, column: str) -> float:
-    try:
-        value = float(text)
-        if math.isfinite(value):
-            return value
-    except (TypeError, ValueError):
-        pass
-    raise InputError(f"{path}, line {line}: expected a finite number in column {column!r}, got {text!r}")
+def _suggest(x: np.ndarray, photos: list[Path], count: int, output: Path | None) -> None:
+    from grepq_metric.heads.labels import write_sheet
+    from grepq_metric.heads.selection import suggest
+
+    if count > len(photos):
+        raise InputError(f"--suggest {count} photos of {len(photos)} that can be read")
+    if output is None and hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(encoding="utf-8")  # as the file would be
+    write_sheet(output or sys.stdout, [photos[i] for i in suggest(x, count)])
 
 
-def _need_matplotlib() -> None:
-    try:
-        import matplotlib  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise InputError('--plot needs matplotlib: pip install "grepq-metric[plot]"') from error
-
-
-def _draw(path: Path, mos, predicted, srcc: tuple[float, float, float], weights_id: str) -> None:
+def _draw(path: Path, mos: np.ndarray, found: HeldOut, weights_id: str) -> None:
     from matplotlib.figure import Figure
+
+    from grepq_metric.files import whole_file
 
     figure = Figure(figsize=(5, 5), layout="constrained")
     axes = figure.add_subplot()
-    axes.scatter(predicted, mos, s=12, alpha=0.5, linewidths=0)
-    ends = [min(*mos, *predicted), max(*mos, *predicted)]
+    axes.scatter(found.predicted, mos, s=12, alpha=0.5, linewidths=0)
+    ends = [min(*mos, *found.predicted), max(*mos, *found.predicted)]
     axes.plot(ends, ends, color="0.5", linewidth=1, zorder=0)
     axes.set(xlabel="predicted MOS, held out", ylabel="given MOS", aspect="equal")
-    axes.set_title(f"{len(mos)} photos, SRCC {srcc[0]:.3f} ({srcc[1]:.3f} to {srcc[2]:.3f})\n{weights_id}", fontsize=10)
-    figure.savefig(path, dpi=150)
+    srcc = found.table["SRCC"]
+    title = f"{len(mos)} photos, SRCC {srcc.value:.3f} ({srcc.low:.3f} to {srcc.high:.3f})\n{weights_id}"
+    axes.set_title(title, fontsize=10)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=150)

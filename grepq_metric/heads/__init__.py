@@ -1,3 +1,52 @@
-"""Temporary until the heads branch is merged."""
+"""Heads: opinion scores (MOS) on the scale of your own raters, from frozen features and few labels.
 
-from grepq_metric.heads.regressor import GRepQRegressor as GRepQRegressor
+`GRepQRegressor` takes photos, `RidgeHead` matrices of features. What needs scikit-learn loads when it is first used; the facts
+of a head file, from `describe`, need neither scikit-learn nor torch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from grepq_metric.heads.headfile import HeadFacts, describe
+
+if TYPE_CHECKING:
+    from grepq_metric.heads.evaluation import HeldOut, held_out
+    from grepq_metric.heads.features import default_cache, photo_features
+    from grepq_metric.heads.labels import Labels, read_labels
+    from grepq_metric.heads.regressor import GRepQRegressor
+    from grepq_metric.heads.ridge import RidgeHead
+    from grepq_metric.heads.selection import suggest
+
+__all__ = [
+    "GRepQRegressor",
+    "HeadFacts",
+    "HeldOut",
+    "Labels",
+    "RidgeHead",
+    "default_cache",
+    "describe",
+    "held_out",
+    "photo_features",
+    "read_labels",
+    "suggest",
+]
+_HOMES = {
+    "GRepQRegressor": "regressor",
+    "HeldOut": "evaluation",
+    "Labels": "labels",
+    "RidgeHead": "ridge",
+    "default_cache": "features",
+    "held_out": "evaluation",
+    "photo_features": "features",
+    "read_labels": "labels",
+    "suggest": "selection",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

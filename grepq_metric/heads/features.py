@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
+import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from grepq_metric.errors import InputError
+from grepq_metric.files import disk_error, whole_file
 from grepq_metric.images import decode_image, read_ahead, read_bytes
 from grepq_metric.model import GRepQ
 
@@ -22,17 +24,39 @@ def default_cache() -> Path:
     return huggingface_hub.cached_assets_path("grepq-metric", "features", "v1")
 
 
+def default_kind(model: GRepQ) -> str:
+    """The kind of features that predicts better from few labels: of patches, or of the image where there are no others.
+
+    The paper's setting is ``image``. Measured by ``python -m benchmarks.studies.few_labels``.
+    """
+    return "image" if model.low is None else "patches"
+
+
+@torch.inference_mode()
+def feature_width(model: GRepQ, kind: str) -> int:
+    """Number of features of a kind.
+
+    Raises:
+        ValueError: the kind is unknown or the weights have no such features.
+    """
+    return model.features(torch.zeros(1, 3, 96, 96, device=model.device), kind).shape[1]
+
+
 def photo_features(
-    model: GRepQ, paths: Sequence[str | Path], kind: str = "image", cache: Path | None = None, progress: bool = False
+    model: GRepQ,
+    paths: Sequence[str | Path],
+    kind: str | None = None,
+    cache: str | Path | None = None,
+    progress: bool = False,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Features of photo files, see `GRepQ.features`.
 
     Args:
         model: whose features.
         paths: photo files.
-        kind: ``image`` or ``patches``.
+        kind: ``image`` or ``patches``; None: that of `default_kind`.
         cache: folder where features are kept, keyed by the file's content, the weights' id and the kind; None: nowhere. A
-            file that is in it is not decoded.
+            file that is in it is not decoded; what is damaged in it is made anew.
         progress: show a progress bar.
 
     Returns:
@@ -42,58 +66,85 @@ def photo_features(
         OSError: the cache can't be written; what it holds stays.
         ValueError: the kind is unknown or the weights have no such features.
     """
-    folder = None if cache is None else Path(cache) / f"{model.weights_id}-{kind}"
-    device = next(model.parameters()).device
+    kind = default_kind(model) if kind is None else kind
+    rows = np.full((len(paths), feature_width(model, kind)), np.nan, np.float32)
+    store = None if cache is None else _Store(Path(cache) / f"{folder_name(model.weights_id)}-{kind}", rows.shape[1])
 
-    def read(path):
+    def read(path: str | Path) -> tuple[str, np.ndarray | None, torch.Tensor | None]:
         data = read_bytes(path)
-        kept = folder and folder / (name := hashlib.sha256(data).hexdigest())[:2] / f"{name}.npy"
-        features = _load(kept) if kept else None
-        return kept, features, decode_image(data, path) if features is None else None
+        key = hashlib.sha256(data).hexdigest()
+        kept = None if store is None else store.load(key)
+        return key, kept, decode_image(data, path) if kept is None else None
 
-    rows, problems = [], {}
-    photos = tqdm(read_ahead(paths, 3, read), "features", len(paths), unit="photo", disable=None if progress else True)
-    with torch.inference_mode():
-        for i, (_, found) in enumerate(photos):
-            if isinstance(found, Exception):
-                problems[i] = str(found) or repr(found)
-                rows.append(None)
-            else:
-                kept, features, image = found
-                if features is None:
-                    features = model.features(image.unsqueeze(0).to(device), kind)[0].float().cpu().numpy()
-                    if kept:
-                        _store(kept, features)
-                rows.append(features)
-    width = next((len(row) for row in rows if row is not None), 0)
-    return np.stack([np.full(width, np.nan, np.float32) if row is None else row for row in rows]), problems
-
-
-def _load(path: Path) -> np.ndarray | None:
-    try:
-        return np.load(path)
-    except (OSError, ValueError, EOFError):  # not there, or damaged: made anew
-        return None
-
-
-def store_array(path: Path, array: np.ndarray) -> None:
-    """Write a ``.npy`` file that several processes may write at once: only a finished one ever gets the name.
-
-    Raises:
-        OSError: it can't be written; nothing is left behind.
-    """
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as part:
+    problems = {}
+    found = tqdm(read_ahead(paths, 3, read), "features", len(paths), unit="photo", disable=None if progress else True)
+    for i, (path, result) in enumerate(found):
+        if isinstance(result, Exception):
+            problems[i] = str(result) or repr(result)
+            continue
+        key, kept, image = result
+        if image is None:
+            rows[i] = kept
+            continue
         try:
-            np.save(part, array)
+            rows[i] = _features(model, image, kind, path)
+        except (InputError, torch.cuda.OutOfMemoryError) as error:  # the other photos go on
+            problems[i] = str(error)
+            continue
+        if store is not None:
+            store.save(key, rows[i])
+    return rows, problems
+
+
+def folder_name(weights_id: str) -> str:
+    """A name for a folder within its parent, whatever the id: itself, if it is made of ``A-Z a-z 0-9 . _ -``."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", weights_id).lstrip(".")[-100:]
+    return plain if plain == weights_id else f"{plain}-{hashlib.sha256(repr(weights_id).encode()).hexdigest()[:8]}"
+
+
+class _Store:
+    """Features on disk, one ``.npy`` file each.
+
+    All files have the same type and length, and so the same header: a file that is read is compared with it, and not parsed.
+    """
+
+    def __init__(self, folder: Path, width: int) -> None:
+        self.folder, self.width = folder, width
+        self.header = self._encode(np.zeros(width, np.float32))[: -4 * width]
+
+    def load(self, key: str) -> np.ndarray | None:
+        """Features, or None where there are none or they are damaged."""
+        try:
+            data = self._path(key).read_bytes()
         except OSError:
-            os.unlink(part.name)
-            raise
-    os.replace(part.name, path)
+            return None
+        if len(data) != len(self.header) + 4 * self.width or not data.startswith(self.header):
+            return None
+        values = np.frombuffer(data, np.float32, offset=len(self.header))
+        return values if np.isfinite(values).all() else None
+
+    def save(self, key: str, values: np.ndarray) -> None:
+        path = self._path(key)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(path, error) from error
+        with whole_file(path) as part:
+            part.write_bytes(self._encode(values))
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / f"{key}.npy"
+
+    @staticmethod
+    def _encode(values: np.ndarray) -> bytes:
+        stream = io.BytesIO()
+        np.save(stream, values)
+        return stream.getvalue()
 
 
-def _store(path: Path, features: np.ndarray) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        store_array(path, features)
-    except OSError as error:
-        raise OSError(f"cannot keep features in {path.parent}: {error}. Free some space, or use no cache") from error
+@torch.inference_mode()
+def _features(model: GRepQ, image: torch.Tensor, kind: str, path: str | Path) -> np.ndarray:
+    values = model.features(image.unsqueeze(0).to(model.device), kind)[0].float().cpu().numpy()
+    if not np.isfinite(values).all():
+        raise InputError(f"the features of {path} are not finite")
+    return values
