@@ -16,16 +16,19 @@ RESAMPLES = 1000
 FEWEST_CONTENTS = 5
 """With fewer contents, resampling them says nothing."""
 
+Interval = tuple[float, float]
+Curve = Callable[..., np.ndarray]
 
-def _logistic4(x, top, bottom, middle, width):
+
+def _logistic4(x: np.ndarray, top: float, bottom: float, middle: float, width: float) -> np.ndarray:
     return (top - bottom) * scipy.special.expit((x - middle) / width) + bottom
 
 
-def _logistic5(x, height, slope, middle, trend, offset):
+def _logistic5(x: np.ndarray, height: float, slope: float, middle: float, trend: float, offset: float) -> np.ndarray:
     return height * (0.5 - scipy.special.expit(-slope * (x - middle))) + trend * x + offset
 
 
-FITS: dict[str, tuple[Callable, Sequence[Sequence[float]]]] = {
+FITS: dict[str, tuple[Curve, Sequence[Sequence[float]]]] = {
     "logistic4": (_logistic4, [(1.5, -1.5, 0, 0.5), (1.5, -1.5, 0, 2), (1.5, -1.5, 0, -0.5)]),
     "logistic5": (_logistic5, [(2, 1, 0, 0.1, 0), (1, 3, 0, 0.5, 0), (2, -1, 0, 0.1, 0)]),
 }
@@ -61,13 +64,14 @@ def fit_curve(scores: np.ndarray, mos: np.ndarray, kind: str) -> Fit:
         return Fit(None, f"{kind}: all scores or all opinions are equal")
     x, y = (scores - centre) / spread, (mos - middle) / height
 
-    def on_scale(curve, values):
+    def on_scale(curve: Curve, values: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
         return lambda s: middle + height * curve((np.asarray(s, float) - centre) / spread, *values)
 
     if kind == "cubic":
         return Fit(on_scale(lambda s, *c: np.polyval(c, s), np.polyfit(x, y, 3)))
     curve, starts = FITS[kind]
-    best, least = None, np.inf
+    best: np.ndarray | None = None
+    least = np.inf
     for start in starts:
         try:
             with warnings.catch_warnings():
@@ -113,7 +117,7 @@ def agreement(scores: np.ndarray, mos: np.ndarray) -> tuple[dict[str, float | No
         warnings.simplefilter("ignore")
         krcc = float(scipy.stats.kendalltau(scores, mos).statistic)
     found: dict[str, float | None] = {"srcc": srcc(scores, mos), "plcc": plcc(scores, mos), "krcc": krcc, "rmse": None}
-    problems = []
+    problems: list[str] = []
     for kind in ("logistic4", "logistic5", "cubic"):
         fit = fit_curve(scores, mos, kind)
         found[f"plcc_{kind}"] = plcc(fit.predict(scores), mos) if fit.predict else None
@@ -121,32 +125,65 @@ def agreement(scores: np.ndarray, mos: np.ndarray) -> tuple[dict[str, float | No
             problems.append(fit.problem)
         if kind == "logistic4" and fit.predict:
             found["rmse"] = float(np.sqrt(np.square(fit.predict(scores) - mos).mean()))
-    if np.isnan(found["srcc"]):
+    if np.isnan(srcc(scores, mos)):
         problems.append("all scores or all opinions are equal: no correlation")
     return {key: None if value is None or np.isnan(value) else value for key, value in found.items()}, problems
 
 
-def resamples(groups: Sequence[str] | None, count: int, seed: int = 0) -> list[np.ndarray]:
+def resamples(groups: Sequence[str] | None, images: int, count: int = RESAMPLES, seed: int = 0) -> list[np.ndarray]:
     """Bootstrap samples of image positions; images of one group (a reference content) come and go together.
 
-    Empty where there are fewer than `FEWEST_CONTENTS` groups, or images.
+    Args:
+        groups: the content of each image; None: each image is a content of its own.
+        images: how many there are.
+        count: how many samples.
+        seed: of the samples; the same one gives the same samples for every metric.
+
+    Returns:
+        `count` arrays of positions; none where there are fewer than `FEWEST_CONTENTS` contents.
     """
     rng = np.random.default_rng(seed)
     if groups is None:
-        if count < FEWEST_CONTENTS:
-            return []
-        return list(rng.integers(count, size=(RESAMPLES, count)))
+        return list(rng.integers(images, size=(count, images))) if images >= FEWEST_CONTENTS else []
     _, index = np.unique(np.asarray(groups, dtype=str), return_inverse=True)
     members = [np.flatnonzero(index == g) for g in range(index.max() + 1)]
     if len(members) < FEWEST_CONTENTS:
         return []
-    return [np.concatenate([members[g] for g in draw]) for draw in rng.integers(len(members), size=(RESAMPLES, len(members)))]
+    return [np.concatenate([members[g] for g in draw]) for draw in rng.integers(len(members), size=(count, len(members)))]
 
 
-def interval(values: np.ndarray) -> list[float] | None:
-    """The middle 95 % of bootstrap values."""
+def interval(values: np.ndarray) -> Interval | None:
+    """The middle 95 % of bootstrap values, or None where none of them is finite."""
     values = values[np.isfinite(values)]
-    return [float(v) for v in np.percentile(values, (2.5, 97.5))] if len(values) else None
+    if not len(values):
+        return None
+    low, high = np.percentile(values, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def bootstrap_interval(
+    statistic: Callable[[np.ndarray, np.ndarray], float],
+    scores: np.ndarray,
+    mos: np.ndarray,
+    groups: Sequence[str] | None = None,
+    count: int = RESAMPLES,
+    seed: int = 0,
+) -> Interval | None:
+    """95 % percentile bootstrap interval of a statistic of scores and opinion scores, resampled together.
+
+    Args:
+        statistic: scores ``(n,)`` and opinion scores ``(n,)`` -> a value, for example `srcc`.
+        scores: ``(N,)``.
+        mos: ``(N,)``.
+        groups: the content of each image, where images share one: contents are resampled.
+        count: how many samples.
+        seed: of the samples.
+
+    Returns:
+        Its ends; None where there are fewer than `FEWEST_CONTENTS` contents or the statistic is never finite.
+    """
+    draws = resamples(groups, len(scores), count, seed)
+    return interval(np.array([statistic(scores[draw], mos[draw]) for draw in draws]))
 
 
 def pairwise_tests(boot: dict[str, np.ndarray], values: dict[str, float]) -> dict[tuple[str, str], float]:
@@ -160,10 +197,10 @@ def pairwise_tests(boot: dict[str, np.ndarray], values: dict[str, float]) -> dic
         values: SRCC by metric.
     """
 
-    def fisher(correlation):
+    def fisher(correlation: float | np.ndarray) -> np.ndarray:
         return np.arctanh(np.clip(correlation, -0.999999, 0.999999))
 
-    names, raw = list(values), {}
+    names, raw = list(values), dict[tuple[str, str], float]()
     z = {name: fisher(boot[name]) for name in names}
     for i, a in enumerate(names):
         for b in names[i + 1 :]:
@@ -175,7 +212,7 @@ def pairwise_tests(boot: dict[str, np.ndarray], values: dict[str, float]) -> dic
 
 def holm(p: Sequence[float]) -> list[float]:
     """Holm's step-down correction of p-values."""
-    order, corrected, worst = np.argsort(p), np.empty(len(p)), 0.0
+    order, corrected, worst = np.argsort(np.asarray(p)), np.empty(len(p)), 0.0
     for step, i in enumerate(order):
         worst = max(worst, min(1.0, (len(p) - step) * p[i]))
         corrected[i] = worst

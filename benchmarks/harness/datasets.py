@@ -335,26 +335,14 @@ def _agiqa_3k(root: Path) -> list[Item]:
 
 
 def _toy(root: Path) -> list[Item]:
-    """Photos that scikit-image ships, distorted here in eight ways at five levels; made once, below `root`."""
-    from benchmarks.studies.synthetic import SEVERITIES, references
+    """Photos that scikit-image ships, distorted in eight ways at five levels; made once, below `root`."""
+    from benchmarks.harness.toy import write_versions
 
-    side, items = 256, []
-    for name, photo in references(None).items():
-        top, left = ((length - side) // 2 for length in photo.shape[:2])
-        versions = {f"{name}/original.png": (lambda p=photo: p, 0)}
-        for kind, distort in SEVERITIES.items():
-            for level in range(1, 6):
-                made = (lambda p=photo, d=distort, i=level: d(p, i), level)
-                versions[f"{name}/{kind.replace(' ', '_')}_{level}.png"] = made
-        for file, (make, level) in versions.items():
-            path = root / "toy" / file
-            if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                part = path.with_suffix(f".{os.getpid()}.part")
-                Image.fromarray(np.ascontiguousarray(make()[top : top + side, left : left + side])).save(part, "PNG")
-                os.replace(part, path)
-            items.append(Item(file, path, float(-level), root / "toy" / name / "original.png", None, name))
-    return items
+    folder = root / "toy"
+    return [
+        Item(file, folder / file, float(-level), folder / original, None, original.partition("/")[0])
+        for file, original, level in write_versions(folder)
+    ]
 
 
 RESEARCH = "for research; see the authors' page"

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from benchmarks.harness.datasets import Item, parse_spec, typed
-from benchmarks.harness.peers import PEERS
-from benchmarks.studies.few_labels import brisque_features
+from benchmarks.harness.peers import PEERS, brisque_features
 
 OURS = ("grepq", "grepq-hl", "grepq-ll")
 

@@ -1,8 +1,10 @@
-"""NIQE and BRISQUE from packages that carry their model files, so that they run with no download."""
+"""What grepq_metric is compared with: NIQE and BRISQUE of packages that carry their model files, and BRISQUE's features."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,13 +12,13 @@ from PIL import Image
 
 
 @cache
-def _brisque():
+def _brisque() -> Any:
     from brisque import BRISQUE
 
     class Brisque(BRISQUE):
         """The package's class with features that NumPy 2 takes: some are arrays of one element."""
 
-        def scale_features(self, features):
+        def scale_features(self, features: list) -> list:
             """As the package does."""
             return super().scale_features([np.asarray(value, float).item() for value in features])
 
@@ -35,11 +37,11 @@ def _imresize(array: np.ndarray, size: float, interp: str = "bicubic", mode: str
 
 
 @cache
-def _niqe():
+def _niqe() -> Callable[[np.ndarray], np.ndarray]:
     import scipy.misc
 
     # scikit-video was written for a NumPy and a SciPy that still had these.
-    np.int = int
+    vars(np)["int"] = int
     scipy.misc.imresize = _imresize
     from skvideo.measure import niqe
 
@@ -58,5 +60,23 @@ def niqe(x: torch.Tensor) -> float:
     return float(_niqe()((0.299 * red + 0.587 * green + 0.114 * blue)[..., None])[0])
 
 
-PEERS = {"brisque-package": brisque, "niqe-package": niqe}
+def brisque_features(x: torch.Tensor) -> torch.Tensor:
+    """The 36 statistics of BRISQUE as pyiqa computes them, 18 of the luma at each of two scales.
+
+    Args:
+        x: ``(1, 3, H, W)`` in [0, 1].
+
+    Returns:
+        ``(36,)`` float64.
+    """
+    from pyiqa.archs.brisque_arch import natural_scene_statistics
+    from pyiqa.matlab_utils import imresize
+    from pyiqa.utils.color_util import to_y_channel
+
+    luma = to_y_channel(x.double(), 255.0)
+    halved = imresize(luma, scale=0.5, antialiasing=True)
+    return torch.cat([natural_scene_statistics(luma), natural_scene_statistics(halved)], -1)[0]
+
+
+PEERS: dict[str, Callable[[torch.Tensor], float]] = {"brisque-package": brisque, "niqe-package": niqe}
 """Metrics of other packages by name, lower is better."""

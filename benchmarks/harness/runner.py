@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import shlex
 import sys
 import time
@@ -25,6 +24,7 @@ from sklearn.model_selection import GroupShuffleSplit
 from tqdm import tqdm
 
 from benchmarks.harness.datasets import Dataset
+from benchmarks.harness.machine import PeakMemory
 from benchmarks.harness.metrics import Metric
 from grepq_metric.heads.regressor import GRepQRegressor
 from grepq_metric.training.distributed import World
@@ -295,18 +295,3 @@ def _write_csv(path: Path, columns: tuple[str, ...], rows: list[dict]) -> None:
         writer.writeheader()
         writer.writerows(rows)
     os.replace(part, path)
-
-
-class PeakMemory:
-    """Peak memory of this process from now on, in MiB; on Linux its mark can be set back, elsewhere it is of the whole run."""
-
-    def __init__(self) -> None:
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-
-    def peak(self) -> float:
-        """The peak so far."""
-        with suppress(OSError, StopIteration):
-            lines = Path("/proc/self/status").read_text().splitlines()
-            return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)

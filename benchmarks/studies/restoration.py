@@ -1,6 +1,6 @@
-"""What GRepQ does as a loss term: a small denoiser, fine-tuned with it, without it, with another term, and with it alone.
+"""What does GRepQ do as a loss term? A small denoiser, fine-tuned with it, without it, with another term, and with it alone.
 
-    python -m benchmarks.studies.restoration --photos DIR --out DIR
+    python -m benchmarks.studies.restoration --photos PHOTOS --out benchmarks/results/restoration
 
 A DnCNN of deepinv (8 layers, 32 channels) first learns with L1 to remove Gaussian noise (sigma 25 of 255). From there it is
 fine-tuned with L1 alone, with L1 and GRepQ, and with L1 and total variation, another term that needs no reference and no
@@ -8,28 +8,33 @@ download; each with three seeds, and with the same crops and noise. With the fir
 helps and where the network begins to please the metric instead of people. Figures are of photos of the folder that the
 denoiser does not train on, and of photos that scikit-image ships, which nothing here was trained on.
 
-Every finished run is kept in --out, and a second call with the same settings continues. Needs
-``pip install "grepq-metric[restoration]"``.
+Needs a folder of clean photos, deepinv and the package brisque, and takes about half an hour on two cores. Every finished run
+is kept in --out, its network as a ``.pt`` file, and a second call with the same settings continues; ``--report-only`` writes
+the report anew from ``restoration.jsonl``, without the picture.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
-from collections.abc import Callable
-from datetime import datetime, timezone
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
-from pyiqa.losses.losses import WeightedTVLoss
 from tqdm import tqdm
 
-from benchmarks.harness.metrics import open_metric
-from benchmarks.studies.synthetic import references, to_tensor
+from benchmarks.harness.datasets import Item
+from benchmarks.harness.metrics import Metric, open_metric
+from benchmarks.harness.toy import references, to_tensor
+from benchmarks.studies.reporting import Report, Row, measured, parse, read_report, study_parser, table, write_report
 from grepq_metric import GRepQLoss
+from grepq_metric.files import whole_file
 from grepq_metric.training.photos import PhotoList
+
+STUDY = "restoration"
 
 SIGMA = 25 / 255
 CROP = 144
@@ -41,6 +46,8 @@ MAIN = {"GRepQ": 0.03, "TV": 0.01}
 """Weights of the runs of all seeds; `SWEEP` are those of the first seed alone."""
 SWEEP = {"GRepQ": (0.01, 0.1, 0.3, 1.0), "TV": (0.003, 0.03, 0.1)}
 ALONE = "GRepQ alone"
+PICTURED, PICTURED_SIDE = ("coffee", "chelsea", "rocket"), 64
+"""Photos and their pixels in the picture; noise does not compress, and a file of all would have a megabyte."""
 REFERENCES = ("clean photo", "noisy input")
 """Rows of what the networks are given, in the order of `Pairs`."""
 METRICS = {"psnr": "up", "ssim": "up", "fsim": "up", "grepq-ll": "up", "brisque-package": "down", "piqe": "down"}
@@ -48,6 +55,26 @@ METRICS = {"psnr": "up", "ssim": "up", "fsim": "up", "grepq-ll": "up", "brisque-
 
 Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]
 """Clean and noisy photos ``(N, 3, SIDE, SIDE)``, by the name of the set."""
+Network = Callable[[torch.Tensor], torch.Tensor]
+"""Noisy images -> restored ones."""
+Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+"""Restored and clean images -> a loss."""
+
+
+class Finished(TypedDict):
+    """What is kept of a finished run, besides its settings.
+
+    Attributes:
+        loss: name of the loss.
+        seed: of the run.
+        seconds_per_step: None of a network that was read, and not trained.
+        figures: mean of each metric over the photos, by set.
+    """
+
+    loss: str
+    seed: int
+    seconds_per_step: float | None
+    figures: dict[str, dict[str, float]]
 
 
 def centre(image: torch.Tensor) -> torch.Tensor:
@@ -76,7 +103,7 @@ def read(listed: PhotoList, count: int, seed: int) -> torch.Tensor:
 def held_out(photos: torch.Tensor) -> Pairs:
     """What is measured: the given photos and those of scikit-image, with noise."""
     generator = torch.Generator().manual_seed(99)
-    shipped = torch.stack([centre(to_tensor(photo)[0]) for photo in references(None).values()])
+    shipped = torch.stack([centre(to_tensor(photo)[0]) for photo in references().values()])
     sets = {"photos of the folder": photos, "scikit-image": shipped}
     return {name: (clean, clean + SIGMA * torch.randn(clean.shape, generator=generator)) for name, clean in sets.items()}
 
@@ -89,7 +116,7 @@ def denoiser() -> torch.nn.Module:
 
 
 def train(
-    network: torch.nn.Module, photos: torch.Tensor, loss: Callable, steps: int, batch: int, lr: float, seed: int
+    network: torch.nn.Module, photos: torch.Tensor, loss: Loss, steps: int, batch: int, lr: float, seed: int
 ) -> torch.nn.Module:
     """Minimise ``loss(restored, clean)`` on random noisy crops."""
     generator = torch.Generator().manual_seed(seed)
@@ -112,32 +139,46 @@ def train(
     return network.eval()
 
 
-def losses(grepq: GRepQLoss, first: bool) -> dict[str, Callable]:
-    """Loss functions of restored and clean images, by name; more of them for the first seed."""
-    l1, terms = torch.nn.functional.l1_loss, {"TV": WeightedTVLoss(reduction="mean"), "GRepQ": grepq}
-    found = {"L1": l1}
+def total_variation(x: torch.Tensor) -> torch.Tensor:
+    """Mean difference of neighbours in a column, and of those in a row: ``(N, C, H, W)`` -> a scalar."""
+    return x.diff(dim=2).abs().mean() + x.diff(dim=3).abs().mean()
+
+
+def with_term(term: Network, weight: float) -> Loss:
+    """L1 and a weighted term of the restored image."""
+    return lambda restored, clean: torch.nn.functional.l1_loss(restored, clean) + weight * term(restored)
+
+
+def losses(grepq: GRepQLoss, first: bool) -> dict[str, Loss]:
+    """Losses by name; more of them for the first seed."""
+    terms: dict[str, Network] = {"TV": total_variation, "GRepQ": grepq}
+    found: dict[str, Loss] = {"L1": torch.nn.functional.l1_loss}
     for name, term in terms.items():
         for weight in sorted((MAIN[name], *SWEEP[name])) if first else (MAIN[name],):
-            found[f"L1 + {weight} {name}"] = lambda x, y, w=weight, term=term: l1(x, y) + w * term(x)
-    return found | ({ALONE: lambda x, y: grepq(x)} if first else {})
+            found[f"L1 + {weight} {name}"] = with_term(term, weight)
+    return found | ({ALONE: lambda restored, clean: grepq(restored)} if first else {})
 
 
 @torch.inference_mode()
-def restore(network: Callable, noisy: torch.Tensor) -> torch.Tensor:
+def restore(network: Network, noisy: torch.Tensor) -> torch.Tensor:
     """Restored photos in [0, 1]."""
     return torch.cat([network(x[None]) for x in noisy]).clamp(0, 1)
 
 
-def measure(network: Callable, pairs: Pairs, metrics: dict) -> dict[str, dict[str, float]]:
+def measure(network: Network, pairs: Pairs, metrics: Mapping[str, Metric]) -> dict[str, dict[str, float]]:
     """Mean of each metric over the photos of each set."""
     found = {}
     for name, (clean, noisy) in pairs.items():
         restored = restore(network, noisy)
-        found[name] = {
-            key: float(np.mean([metric.score(x[None], y[None], None) for x, y in zip(restored, clean, strict=True)]))
-            for key, metric in metrics.items()
-        }
+        found[name] = {key: _mean_score(metric, restored, clean) for key, metric in metrics.items()}
     return found
+
+
+def _mean_score(metric: Metric, restored: torch.Tensor, clean: torch.Tensor) -> float:
+    if metric.score is None:
+        raise ValueError(f"{metric.id} has no score")
+    no_item = Item("", Path(), 0.0)  # these metrics look at images alone
+    return float(np.mean([metric.score(x[None], y[None], no_item) for x, y in zip(restored, clean, strict=True)]))
 
 
 class Runs:
@@ -150,14 +191,16 @@ class Runs:
     def __init__(self, folder: Path, settings: dict) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.settings, self.table = folder, settings, folder / "restoration.jsonl"
-        text = self.table.read_text() if self.table.exists() else ""
-        whole = [line for line in text.splitlines(keepends=True) if line.endswith("\n")]  # the last may be cut off
-        self.rows = [json.loads(line) for line in whole]
-        for row in self.rows:
+        text = self.table.read_text(encoding="utf-8") if self.table.exists() else ""
+        lines = text[: text.rfind("\n") + 1]  # the last one may be cut off
+        self.rows: list[Finished] = []
+        for row in map(json.loads, lines.splitlines()):
             if found := {key: row[key] for key in settings if row[key] != settings[key]}:
                 raise ValueError(f"{self.table} is of a run with {found}, expected {settings}: choose another --out")
-        if text != "".join(whole):
-            self.table.write_text("".join(whole))
+            self.rows.append(row)
+        if text != lines:
+            with whole_file(self.table) as part:
+                part.write_text(lines, encoding="utf-8")
 
     def load(self, name: str, seed: int) -> torch.nn.Module | None:
         """The trained network of this name, if it is there."""
@@ -173,25 +216,24 @@ class Runs:
 
     def keep(self, network: torch.nn.Module, name: str, seed: int) -> None:
         """Write a trained network."""
-        part = self._path(name, seed).with_suffix(".part")
-        torch.save({"network": network.state_dict(), "settings": self.settings}, part)
-        part.replace(self._path(name, seed))
+        with whole_file(self._path(name, seed)) as part:
+            torch.save({"network": network.state_dict(), "settings": self.settings}, part)
 
     def _path(self, name: str, seed: int) -> Path:
         return self.folder / f"{name.replace(' ', '_')}_{seed}.pt"
 
-    def add(self, row: dict) -> None:
+    def add(self, row: Finished) -> None:
         """Keep the figures of a run."""
-        self.rows.append({**row, **self.settings})
-        with self.table.open("a") as file:
-            file.write(json.dumps(self.rows[-1]) + "\n")
+        self.rows.append(row)
+        with self.table.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({**row, **self.settings}) + "\n")
         print(json.dumps(row), flush=True)
 
 
 def run(runs: Runs, photos: torch.Tensor, pairs: Pairs, seeds: int) -> dict[str, torch.nn.Module]:
     """Train and measure what is not there yet; networks of the first seed, by loss."""
     metrics = {name: open_metric(name) for name in METRICS}
-    grepq, shown = GRepQLoss(), {}
+    grepq, shown = GRepQLoss(), dict[str, torch.nn.Module]()
     done = {(row["loss"], row["seed"]) for row in runs.rows}
     settings = runs.settings
     for place, name in enumerate(REFERENCES):
@@ -221,82 +263,121 @@ def run(runs: Runs, photos: torch.Tensor, pairs: Pairs, seeds: int) -> dict[str,
     return shown
 
 
-def tables(rows: list[dict], sets: list[str]) -> list[str]:
-    """A table of Markdown for each set of photos."""
-    lines = []
-    for name in sets:
-        lines += [
-            f"## {name}",
-            "",
-            "| loss | seeds | s/step | " + " | ".join(f"{m} ({up})" for m, up in METRICS.items()) + " |",
-        ]
-        lines.append("|---" * (len(METRICS) + 3) + "|")
+def summary(rows: Sequence[Finished]) -> list[Row]:
+    """Mean and standard deviation over seeds of each metric: the report's rows, one for each set of photos and loss."""
+    found: list[Row] = []
+    for photos in rows[0]["figures"]:
         for loss in dict.fromkeys(row["loss"] for row in sorted(rows, key=lambda row: row["seed"])):
             part = [row for row in rows if row["loss"] == loss]
-            cells = []
-            for metric in METRICS:
-                values = [row["figures"][name][metric] for row in part]
-                spread = f" ± {np.std(values, ddof=1):.3f}" if len(part) > 1 else ""
-                cells.append(f"{np.mean(values):.3f}{spread}")
-            times = [row["seconds_per_step"] for row in part if row["seconds_per_step"]]
-            lines.append(f"| {loss} | {len(part)} | {f'{np.median(times):.2f}' if times else ''} | {' | '.join(cells)} |")
-        lines.append("")
-    return lines
+            one: Row = {"photos": photos, "loss": loss, "seeds": len(part)}
+            if times := [row["seconds_per_step"] for row in part if row["seconds_per_step"]]:
+                one["seconds_per_step"] = float(np.median(times))
+            for metric in part[0]["figures"][photos]:
+                values = [row["figures"][photos][metric] for row in part]
+                one[metric] = float(np.mean(values))
+                if len(values) > 1:
+                    one[f"{metric}_std"] = float(np.std(values, ddof=1))
+            found.append(one)
+    return found
 
 
-def picture(path: Path, columns: dict[str, torch.Tensor], side: int = 96) -> None:
-    """Crops of photos, a row each, a column each kind."""
+def markdown(report: Report) -> list[str]:
+    """A table for each set of photos."""
+    lines = []
+    for photos in dict.fromkeys(row["photos"] for row in report.rows):
+        part = [row for row in report.rows if row["photos"] == photos]
+        metrics = [metric for metric in METRICS if metric in part[0]]
+        header = ["loss", "seeds", "s/step", *(f"{metric} ({METRICS[metric]})" for metric in metrics)]
+        seconds = [f"{row['seconds_per_step']:.2f}" if "seconds_per_step" in row else "" for row in part]
+        cells = [
+            [str(row["loss"]), str(row["seeds"]), s, *(_cell(row, m) for m in metrics)]
+            for row, s in zip(part, seconds, strict=True)
+        ]
+        lines += [f"## {photos}", "", *table(header, cells), ""]
+    return lines[:-1]
+
+
+def _cell(row: Row, metric: str) -> str:
+    return f"{row[metric]:.3f}" + (f" ± {row[f'{metric}_std']:.3f}" if f"{metric}_std" in row else "")
+
+
+def picture(path: Path, columns: dict[str, torch.Tensor]) -> None:
+    """Central crops of photos, a row each, a column each kind.
+
+    Args:
+        path: PNG file to write.
+        columns: photos ``(N, 3, SIDE, SIDE)``, or smaller ones, by kind.
+    """
     from matplotlib.figure import Figure
 
     rows = len(next(iter(columns.values())))
     figure = Figure(figsize=(1.9 * len(columns), 2 * rows), layout="constrained")
     axes = figure.subplots(rows, len(columns), squeeze=False)
-    at = (SIDE - side) // 2
     for column, (name, images) in enumerate(columns.items()):
         axes[0, column].set_title(name, fontsize=9)
         for row, image in enumerate(images):
-            crop = image[:, at : at + side, at : at + side].clamp(0, 1).permute(1, 2, 0).numpy()
+            at = (image.shape[-1] - PICTURED_SIDE) // 2
+            crop = image[:, at : at + PICTURED_SIDE, at : at + PICTURED_SIDE].clamp(0, 1).permute(1, 2, 0).numpy()
             axes[row, column].imshow(crop, interpolation="nearest")
             axes[row, column].axis("off")
-    figure.savefig(path, dpi=130)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=100, pil_kwargs={"optimize": True})
 
 
-def main() -> None:
-    """Train, measure, and write tables, all figures and a picture to --out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--photos", type=Path, required=True, help="clean photos")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--base-steps", type=int, default=800)
-    parser.add_argument("--steps", type=int, default=200, help="of fine-tuning")
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--seeds", type=int, default=3)
-    arguments = parser.parse_args()
+def settings_of(listed: PhotoList, base_steps: int, steps: int, batch: int) -> dict:
+    """What the results of a run depend on."""
+    facts = {"base_steps": base_steps, "steps": steps, "batch": batch, "photos": listed.identity()["photos_sha256"]}
+    facts |= {"weights": GRepQLoss().model.weights_id, "sigma": SIGMA, "crop": CROP, "side": SIDE}
+    return facts | {"count": PHOTOS, "held_out": HELD_OUT, "lr": [BASE_LR, LR]}
 
-    listed = PhotoList([arguments.photos])
-    settings = {"base_steps": arguments.base_steps, "steps": arguments.steps, "batch": arguments.batch}
-    settings["photos"] = listed.identity()["photos_sha256"]
-    settings["weights"] = GRepQLoss().model.weights_id
-    settings |= {"sigma": SIGMA, "crop": CROP, "side": SIDE, "count": PHOTOS, "held_out": HELD_OUT, "lr": [BASE_LR, LR]}
-    runs = Runs(arguments.out, settings)
+
+def study(listed: PhotoList, settings: dict, seeds: int, out: Path) -> Report:
+    """Train and measure what is not in `out` yet, and draw the picture."""
+    runs = Runs(out, settings)
     photos = read(listed, PHOTOS + HELD_OUT, seed=0)
     pairs = held_out(photos[:HELD_OUT])
-    networks = run(runs, photos[HELD_OUT:], pairs, arguments.seeds)
-
+    networks = run(runs, photos[HELD_OUT:], pairs, seeds)
     clean, noisy = pairs["scikit-image"]
     most = f"L1 + {SWEEP['GRepQ'][-1]} GRepQ"
     shown = ("L1", *(f"L1 + {weight} {name}" for name, weight in MAIN.items()), most, ALONE)
     restored = {name: restore(networks[name], noisy) for name in shown}
-    picture(arguments.out / "restoration.png", {"clean": clean, "noisy": noisy, **restored})
-    lines = [
-        *tables([row for row in runs.rows if row["loss"] in (*networks, *REFERENCES)], list(pairs)),
-        "Squares of 256 pixels; mean over photos, and mean ± standard deviation over seeds. Rows of one seed are of",
+    chosen = [place for place, name in enumerate(references()) if name in PICTURED]
+    columns = {"clean": clean, "noisy": noisy, **restored}
+    picture(out / "restoration.png", {name: images[chosen] for name, images in columns.items()})
+    notes = [
+        f"Squares of {SIDE} pixels; mean over photos, and mean ± standard deviation over seeds. Rows of one seed are of",
         "the first one: compare them with each other, and with the first seed's L1 in restoration.jsonl.",
-        f"{datetime.now(timezone.utc).date().isoformat()}, {settings['weights']}, torch {torch.__version__},",
-        f"{torch.get_num_threads()} threads; {settings['base_steps']} steps with L1, then {settings['steps']} of fine-tuning.",
+        f"{settings['base_steps']} steps with L1, then {settings['steps']} of fine-tuning.",
         "The photos of the folder were among the contents that the weights were trained on; scikit-image's were not.",
     ]
-    (arguments.out / "restoration.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    data: Row = {"name": ", ".join(listed.sources), "images": len(listed), "id": settings["photos"]}
+    kept = [row for row in runs.rows if row["loss"] in (*networks, *REFERENCES)]
+    return measured(STUDY, settings["weights"], data, summary(kept), notes)
+
+
+def again(out: Path) -> Report:
+    """The report in `out` with its figures computed anew from the finished runs beside it."""
+    with (out / "restoration.jsonl").open(encoding="utf-8") as lines:
+        rows: list[Finished] = [json.loads(line) for line in lines]
+    return replace(read_report(out, STUDY), rows=summary(rows))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Train and measure, or only report, and write the report and a picture to --out."""
+    parser = study_parser(__doc__)
+    parser.add_argument("--photos", type=Path, help="clean photos")
+    parser.add_argument("--base-steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=200, help="of fine-tuning")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=3)
+    given = parse(parser, arguments, needed=("photos",))
+    if given.report_only:
+        report = again(given.out)
+    else:
+        listed = PhotoList([given.photos])
+        settings = settings_of(listed, given.base_steps, given.steps, given.batch)
+        report = study(listed, settings, given.seeds, given.out)
+    write_report(report, given.out, markdown)
 
 
 if __name__ == "__main__":

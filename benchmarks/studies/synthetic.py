@@ -1,47 +1,68 @@
-"""How a metric follows synthetic distortions of photos that training never saw, made by other code than the training's.
+"""How does a metric follow synthetic distortions of photos that training never saw, made by other code than the training's?
 
-    python -m benchmarks.studies.synthetic [--references DIR] [--weights NAME ...] --out DIR
+    python -m benchmarks.studies.synthetic [--references DIR] [--weights NAME ...] --out benchmarks/results/synthetic
 
 Every photo is distorted in 26 ways at 5 levels by albumentations, and scored with its undistorted version. Reported are, for
 each type, the mean over photos of the SRCC between severity and score, and, over all types, levels and photos pooled, the
 SRCC between score and FSIM to the undistorted photo.
+
+Needs albumentations and scikit-image, and takes about ten minutes on two cores. All scores are in ``synthetic.csv``, from
+which ``--report-only`` makes the report in a second.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
-from collections.abc import Callable
-from datetime import datetime, timezone
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.stats
-import skimage
 import torch
-from PIL import Image
 from tqdm import tqdm
 
-from grepq_metric import GRepQ, read_image
+from benchmarks.harness.agreement import srcc
+from benchmarks.harness.toy import LEVELS, references, to_tensor
+from benchmarks.studies.opinions import Score, scorer
+from benchmarks.studies.reporting import (
+    Report,
+    Row,
+    measured,
+    parse,
+    read_report,
+    read_rows,
+    study_parser,
+    table,
+    write_report,
+    write_rows,
+)
+from grepq_metric import GRepQ
 
-SKIMAGE = ("astronaut", "coffee", "chelsea", "rocket", "stereo_motorcycle")
+if TYPE_CHECKING:
+    from albumentations import BasicTransform
+
+STUDY = "synthetic"
+FACTS = ("photo", "type", "level", "FSIM")
+"""Columns of ``synthetic.csv`` besides the metrics."""
+
+Leveled = Callable[[int], "BasicTransform"]
+"""A level, 1 to 5 -> a transform of albumentations."""
 
 
-def distortions() -> dict[str, Callable[[int], object]]:
-    """Types: a function from a level (1 to 5) to a transform of albumentations."""
+def distortions() -> dict[str, Leveled]:
+    """The types of distortion, by name."""
     import albumentations as A
     import cv2
 
     area = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
 
-    def at(make, *values):
+    def at(make: Callable[..., BasicTransform], *values: float) -> Leveled:
         return lambda level: make(values[level - 1])
 
-    def shift(**limits):
+    def shift(**limits: float) -> BasicTransform:
         return A.HueSaturationValue(**{f"{k}_shift_limit": (limits.get(k, 0),) * 2 for k in ("hue", "sat", "val")}, p=1)
 
-    def light(brightness, contrast):
+    def light(brightness: float, contrast: float) -> BasicTransform:
         return A.RandomBrightnessContrast((brightness, brightness), (contrast, contrast), p=1)
 
     return {
@@ -76,133 +97,99 @@ def distortions() -> dict[str, Callable[[int], object]]:
     }
 
 
-def references(folder: Path | None) -> dict[str, np.ndarray]:
-    """Undistorted photos ``(H, W, 3)`` uint8: those of a folder, or some that scikit-image ships."""
-    if folder is not None:
-        paths = sorted(path for path in folder.iterdir() if path.is_file())
-        return {path.name: (read_image(path) * 255).round().byte().permute(1, 2, 0).numpy() for path in paths}
-    photos = {name: getattr(skimage.data, name)() for name in SKIMAGE}
-    return {name: photo[0] if isinstance(photo, tuple) else photo for name, photo in photos.items()}
-
-
-def to_tensor(photo: np.ndarray) -> torch.Tensor:
-    """``(H, W, 3)`` uint8 -> ``(1, 3, H, W)`` in [0, 1]."""
-    return torch.from_numpy(np.array(photo)).permute(2, 0, 1)[None].float() / 255
-
-
 @torch.inference_mode()
-def measure(metrics: dict[str, Callable], photos: dict[str, np.ndarray]) -> list[dict]:
-    """One row for each photo, type and level (0: undistorted): FSIM to the undistorted one and all scores."""
-    import albumentations as A
-    from pyiqa.archs.fsim_arch import fsim
+def measure(metrics: dict[str, Score], photos: dict[str, np.ndarray]) -> list[Row]:
+    """One row for each photo, type and level (0: undistorted): FSIM to the undistorted one and all scores.
 
-    rows = []
+    Args:
+        metrics: higher is better.
+        photos: ``(H, W, 3)`` uint8.
+    """
+    import albumentations as A
+    import pyiqa
+
+    fsim = pyiqa.create_metric("fsim", device="cpu")
+    rows: list[Row] = []
     for number, (name, photo) in enumerate(tqdm(photos.items(), desc="synthetic", unit="photo")):
         clean = to_tensor(photo)
         undistorted = {metric: score(clean) for metric, score in metrics.items()}
         for kind, make in distortions().items():
             rows.append({"photo": name, "type": kind, "level": 0, "FSIM": 1.0, **undistorted})
-            for level in range(1, 6):
+            for level in LEVELS:
                 x = to_tensor(A.Compose([make(level)], seed=100 * number + level)(image=photo)["image"])
-                scores = {metric: score(x) for metric, score in metrics.items()}
-                rows.append({"photo": name, "type": kind, "level": level, "FSIM": fsim(x, clean).item(), **scores})
+                facts: Row = {"photo": name, "type": kind, "level": level, "FSIM": fsim(x, clean).item()}
+                rows.append(facts | {metric: score(x) for metric, score in metrics.items()})
     return rows
 
 
-def report(rows: list[dict], metrics: list[str]) -> list[str]:
-    """A table of the SRCC with severity for each type, their median and minimum, and the pooled SRCC with FSIM."""
-    kinds = list(dict.fromkeys(row["type"] for row in rows))
-    photos = list(dict.fromkeys(row["photo"] for row in rows))
-    srcc = {metric: [] for metric in metrics}
-    for kind in kinds:
-        for metric in metrics:
-            values = []
-            for photo in photos:
-                levels = [row for row in rows if row["type"] == kind and row["photo"] == photo]
-                scores = [row[metric] for row in levels]
-                # A metric that gives all levels the same score has not seen the distortion.
-                constant = len(set(scores)) == 1
-                severity = [-row["level"] for row in levels]
-                values.append(0.0 if constant else scipy.stats.spearmanr(scores, severity).statistic)
-            srcc[metric].append(float(np.mean(values)))
+def summary(rows: list[Row]) -> list[Row]:
+    """The figures of the rows of `measure`: a row for each metric and type of distortion, and for all types together.
+
+    The table ``types`` holds the SRCC between severity and score, ``overall`` their median and minimum, and the SRCC between
+    FSIM and score.
+    """
+    metrics = [column for column in rows[0] if column not in FACTS]
+    kinds = [str(kind) for kind in dict.fromkeys(row["type"] for row in rows)]
     # The undistorted photo counts once, not once for each type.
     pooled = [row for row in rows if row["level"] or row["type"] == kinds[0]]
-    fsim = [row["FSIM"] for row in pooled]
-    lines = [f"| distortion ({len(photos)} photos) | " + " | ".join(metrics) + " |", "|---" * (len(metrics) + 1) + "|"]
-    lines += [f"| {kind} | " + " | ".join(f"{srcc[m][i]:.2f}" for m in metrics) + " |" for i, kind in enumerate(kinds)]
-    for name, value in (
-        (f"median of the {len(kinds)} types", np.median),
-        ("lowest of the types", np.min),
-    ):
-        lines.append(f"| **{name}** | " + " | ".join(f"{value(srcc[m]):.2f}" for m in metrics) + " |")
-    against = [scipy.stats.spearmanr([row[m] for row in pooled], fsim).statistic for m in metrics]
-    lines.append(f"| **SRCC with FSIM, {len(pooled)} versions pooled** | " + " | ".join(f"{v:.2f}" for v in against) + " |")
-    return lines
-
-
-def _to_uint8(image: np.ndarray) -> np.ndarray:
-    return (255 * np.clip(image, 0, 1)).round().astype(np.uint8)
-
-
-def _jpeg(photo: np.ndarray, level: int) -> np.ndarray:
-    stream = io.BytesIO()
-    Image.fromarray(photo).save(stream, "JPEG", quality=(60, 35, 20, 10, 5)[level - 1])
-    return np.asarray(Image.open(stream))
-
-
-def _resize(photo: np.ndarray, level: int) -> np.ndarray:
-    small = skimage.transform.rescale(photo, 1 / (1.5, 2, 3, 4.5, 7)[level - 1], channel_axis=2, anti_aliasing=True)
-    return _to_uint8(skimage.transform.resize(small, photo.shape))
-
-
-SEVERITIES = {
-    "Gaussian blur": lambda p, i: _to_uint8(skimage.filters.gaussian(p, 0.7 * 1.6 ** (i - 1), channel_axis=2)),
-    "white noise": lambda p, i: _to_uint8(skimage.util.random_noise(p, "gaussian", rng=i, var=(0.012 * 2**i) ** 2)),
-    "salt and pepper": lambda p, i: _to_uint8(skimage.util.random_noise(p, "s&p", rng=i, amount=0.003 * 2.5 ** (i - 1))),
-    "JPEG": _jpeg,
-    "down- and up-sampling": _resize,
-    "lower contrast": lambda p, i: _to_uint8(0.5 + (p / 255 - 0.5) * (0.8, 0.62, 0.48, 0.35, 0.22)[i - 1]),
-    "darker": lambda p, i: _to_uint8(skimage.exposure.adjust_gamma(p / 255, 1 + 0.35 * i)),
-    "brighter": lambda p, i: _to_uint8(skimage.exposure.adjust_gamma(p / 255, 1 / (1 + 0.35 * i))),
-}
-"""Eight types by scikit-image and Pillow, for quick comparisons: a function of a photo and a level (1 to 5)."""
-
-
-def quick_severities(score: Callable[[torch.Tensor], float], side: int | None = None) -> dict[str, float]:
-    """SRCC of score and severity for each of `SEVERITIES`, mean over photos of scikit-image or their centres of `side`."""
-    found = {}
-    for kind, distort in SEVERITIES.items():
-        values = []
-        for photo in references(None).values():
-            # The distortions see the whole photo.
-            window = tuple(slice((n - side) // 2, (n + side) // 2) for n in photo.shape[:2]) if side else ()
-            versions = [photo, *(distort(photo, level) for level in range(1, 6))]
-            scores = [score(to_tensor(version[window])) for version in versions]
-            values.append(scipy.stats.spearmanr(scores, range(0, -6, -1)).statistic)
-        found[kind] = float(np.mean(values))
+    found: list[Row] = []
+    for metric in metrics:
+        values = {kind: _monotony([row for row in rows if row["type"] == kind], metric) for kind in kinds}
+        overall = {
+            f"median of the {len(kinds)} types": float(np.median(list(values.values()))),
+            "lowest of the types": min(values.values()),
+            f"SRCC with FSIM, {len(pooled)} versions pooled": srcc(_column(pooled, metric), _column(pooled, "FSIM")),
+        }
+        for name, part in (("types", values), ("overall", overall)):
+            found += [{"table": name, "metric": metric, "distortion": kind, "srcc": value} for kind, value in part.items()]
     return found
 
 
-def main() -> None:
-    """Measure, print a table and write it, with all scores, to --out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def _monotony(rows: list[Row], metric: str) -> float:
+    """SRCC between the level of one type, negated, and the score, mean over photos."""
+    values = []
+    for photo in dict.fromkeys(row["photo"] for row in rows):
+        versions = [row for row in rows if row["photo"] == photo]
+        scores = _column(versions, metric)
+        # A metric that gives all levels the same score has not seen the distortion.
+        values.append(0.0 if len(set(scores)) == 1 else srcc(scores, -_column(versions, "level")))
+    return float(np.mean(values))
+
+
+def _column(rows: list[Row], name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows], float)
+
+
+def markdown(report: Report) -> list[str]:
+    """A table of the types, and below them what is said of all together."""
+    metrics = [str(metric) for metric in dict.fromkeys(row["metric"] for row in report.rows)]
+    by = {(row["distortion"], row["metric"]): f"{row['srcc']:.2f}" for row in report.rows}
+    names = {
+        row["distortion"]: f"**{row['distortion']}**" if row["table"] == "overall" else str(row["distortion"])
+        for row in (*report.table("types"), *report.table("overall"))
+    }
+    cells = ([name, *(by[kind, metric] for metric in metrics)] for kind, name in names.items())
+    return table([f"distortion ({report.data['images']} photos)", *metrics], cells)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, or only report, and write the report and all scores to --out."""
+    parser = study_parser(__doc__)
     parser.add_argument("--references", type=Path, help="folder of undistorted photos; default: some of scikit-image")
     parser.add_argument("--weights", nargs="+", default=["grepq-ll"], help="as in GRepQ.from_pretrained")
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-
-    models = [GRepQ.from_pretrained(weights) for weights in arguments.weights]
-    metrics = {model.weights_id: lambda x, model=model: model(x).item() for model in models}
-    rows = measure(metrics, references(arguments.references))
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    with (arguments.out / "synthetic.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    date = datetime.now(timezone.utc).date().isoformat()
-    lines = [*report(rows, list(metrics)), "", f"{date}, torch {torch.__version__}, `python -m benchmarks.studies.synthetic`"]
-    (arguments.out / "synthetic.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    given = parse(parser, arguments)
+    scores = given.out / "synthetic.csv"
+    if given.report_only:
+        report = read_report(given.out, STUDY)
+    else:
+        models = [GRepQ.from_pretrained(weights) for weights in given.weights]
+        photos = references(given.references)
+        write_rows(scores, measure({model.weights_id: scorer(model) for model in models}, photos))
+        name = given.references.resolve().name if given.references else "scikit-image"
+        data: Row = {"name": name, "images": len(photos)}
+        report = measured(STUDY, ", ".join(model.weights_id for model in models), data, [])
+    report = replace(report, rows=summary(read_rows(scores, text=("photo", "type"))))
+    write_report(report, given.out, markdown)
 
 
 if __name__ == "__main__":

@@ -1,150 +1,147 @@
-"""What training the low-level encoder bought: trained against untrained weights and a plain image statistic.
+"""What did training the low-level encoder buy, against untrained weights and a plain image statistic?
 
-    python -m benchmarks.studies.training_gain --opinions DIR --contents DIR [--contents DIR ...] --pristine DIR --out DIR
+    python -m benchmarks.studies.training_gain --opinions BIQ2021_DEV --contents contents.txt --pristine PHOTOS \
+        --out benchmarks/results/training_gain
 
-Measured are SRCC and PLCC, zero-shot, with real opinion scores: a folder with ``labels.csv`` (columns ``image``,
-``mos``), such as biq2021_dev.
+Measured are SRCC and PLCC, zero-shot, with real opinion scores: a folder with ``labels.csv`` (columns ``image``, ``mos``),
+such as biq2021_dev. Photos that training saw under another name are left out.
 
 The untrained network has the very weights that training started from, by the seed in their record, and pristine
 statistics of the same photos.
+
+Needs opinion scores and the training photos (benchmarks/README.md says how to list them), and takes about a quarter of an
+hour for 1,000 photos on two cores. A run that was stopped continues. In --out lie all scores (``scores.csv``) and the photos
+left out (``near_duplicates.csv``), from which ``--report-only --opinions BIQ2021_DEV`` makes the report in seconds.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import io
 import json
-from datetime import datetime, timezone
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import scipy.stats
 import skimage
 import torch
-from PIL import Image
-from tqdm import tqdm
 
-from grepq_metric import GRepQ, read_image
+from benchmarks.harness.agreement import bootstrap_interval, plcc, srcc
+from benchmarks.harness.duplicates import near_duplicates
+from benchmarks.studies.opinions import Opinions, Score, read_opinions, read_scores, score_all, scorer
+from benchmarks.studies.reporting import (
+    Report,
+    Row,
+    measured,
+    parse,
+    read_report,
+    read_rows,
+    study_parser,
+    table,
+    write_report,
+    write_rows,
+)
+from grepq_metric import GRepQ
 from grepq_metric.training.photos import PhotoList
 from grepq_metric.training.pristine import Selection, set_pristine_statistics
 
-
-def main() -> None:
-    """Measure, print a table and write it, with all scores, to --out."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--opinions", type=Path, required=True, help="folder with labels.csv")
-    parser.add_argument("--contents", type=Path, action="append", required=True, help="folders that training saw")
-    parser.add_argument("--pristine", type=Path, required=True, help="photos for the pristine statistics")
-    parser.add_argument("--weights", default="grepq-ll", help="as in GRepQ.from_pretrained")
-    parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
-
-    trained = GRepQ.from_pretrained(arguments.weights)
-    torch.manual_seed(trained.provenance.get("seed", 0))
-    untrained = GRepQ(pathways=["low"], name="untrained")
-    set_pristine_statistics(untrained, PhotoList([arguments.pristine]), Selection())
-    metrics = {
-        trained.weights_id: lambda x: trained(x).item(),
-        untrained.weights_id: lambda x: untrained(x).item(),
-        "mean gradient magnitude": gradient_magnitude,
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    table = arguments.out / f"{arguments.opinions.name}.csv"
-    with torch.inference_mode():
-        lines = opinions(metrics, arguments.opinions, table, PhotoList(arguments.contents))
-    date = datetime.now(timezone.utc).date().isoformat()
-    lines += ["", f"{date}, torch {torch.__version__}, {torch.get_num_threads()} threads, pristine photos of the untrained"]
-    lines += [f"network: {json.dumps(untrained.provenance['pristine'])}"]
-    text = "\n".join(lines) + "\n"
-    (arguments.out / "training_gain.md").write_text(text)
-    print(text)
+STUDY = "training_gain"
 
 
+@torch.inference_mode()
 def gradient_magnitude(x: torch.Tensor) -> float:
-    """Mean length of the Sobel gradient of the grey image."""
+    """Mean length of the Sobel gradient of the grey image: ``(1, 3, H, W)`` in [0, 1]."""
     return float(skimage.filters.sobel(skimage.color.rgb2gray(x[0].permute(1, 2, 0).numpy())).mean())
 
 
-def opinions(metrics: dict, folder: Path, table: Path, contents: PhotoList) -> list[str]:
-    """Correlation with opinion scores, with bootstrap intervals, on photos that are not among the training contents.
+def untrained_like(trained: GRepQ, pristine: PhotoList) -> GRepQ:
+    """The low-level model that the training of `trained` started from, with statistics of `pristine`."""
+    torch.manual_seed(trained.provenance.get("seed", 0))
+    model = GRepQ(pathways=["low"], name="untrained")
+    set_pristine_statistics(model, pristine, Selection())
+    return model
 
-    All scores go to the file `table`, row by row; those that it holds already are not computed again.
+
+def agreement(scores: dict[str, np.ndarray], mos: np.ndarray) -> list[Row]:
+    """Correlation of each metric with opinion scores, with bootstrap intervals of 95 %.
+
+    Args:
+        scores: ``(N,)`` each, higher is better.
+        mos: ``(N,)`` opinion scores.
     """
-    labels, seen = read_labels(folder, contents)
-    rows = score_all(metrics, [folder / label["image"] for label in labels], table)
-    kept = [i for i in range(len(labels)) if i not in seen]
-    mos = np.array([float(labels[i]["mos"]) for i in kept])
-    lines = [f"{folder.name}, {len(kept)} photos with opinion scores ({len(seen)} more are left out: they show a photo"]
-    lines += ["of the --contents folders under another name):", ""]
-    lines += ["| metric | SRCC (95 % interval) | PLCC, no fit |", "|---|---|---|"]
-    for column, name in enumerate(metrics):
-        scores = np.array([rows[i][column] for i in kept])
-        interval = scipy.stats.bootstrap(
-            (scores, mos),
-            lambda a, b: scipy.stats.spearmanr(a, b).statistic,
-            paired=True,
-            vectorized=False,
-            n_resamples=1000,
-            method="percentile",
-            rng=np.random.default_rng(0),
-        ).confidence_interval
-        srcc, plcc = scipy.stats.spearmanr(scores, mos).statistic, scipy.stats.pearsonr(scores, mos).statistic
-        lines.append(f"| {name} | {srcc:.3f} ({interval.low:.3f} to {interval.high:.3f}) | {plcc:.3f} |")
-    if seen:
-        lines += [
-            "",
-            "Left out: " + ", ".join(f"{labels[i]['image']} ({like})" for i, like in sorted(seen.items())) + ".",
-        ]
-    return lines
+    rows: list[Row] = []
+    for metric, values in scores.items():
+        row: Row = {"metric": metric, "srcc": srcc(values, mos), "plcc": plcc(values, mos)}
+        if interval := bootstrap_interval(srcc, values, mos):
+            row |= dict(zip(("srcc_low", "srcc_high"), interval, strict=True))
+        rows.append(row)
+    return rows
 
 
-def read_labels(folder: Path, contents: PhotoList) -> tuple[list[dict], dict[int, str]]:
-    """The rows of ``labels.csv``, and by position those whose photo shows the same as one of `contents`, with its name."""
-    with (folder / "labels.csv").open() as file:
-        labels = list(csv.DictReader(file))
-    return labels, near_duplicates([folder / label["image"] for label in labels], contents)
+def markdown(report: Report) -> list[str]:
+    """A table of the metrics."""
+    return table(
+        ["metric", "SRCC (95 % interval)", "PLCC, no fit"],
+        ([str(row["metric"]), _srcc(row), f"{row['plcc']:.3f}"] for row in report.rows),
+    )
 
 
-def score_all(metrics: dict, photos: list[Path], table: Path) -> list[list[float]]:
-    """Scores of photos, a row a photo and a column a metric, kept in a CSV file whose header names the metrics.
+def _srcc(row: Row) -> str:
+    between = f" ({row['srcc_low']:.3f} to {row['srcc_high']:.3f})" if "srcc_low" in row else ""
+    return f"{row['srcc']:.3f}{between}"
 
-    What the file holds already is not computed again; columns of other metrics are dropped.
+
+def measure(weights: str, opinions: Opinions, contents: PhotoList, pristine: PhotoList, out: Path) -> Report:
+    """Score all photos and look for near duplicates; both stay in `out`."""
+    trained = GRepQ.from_pretrained(weights)
+    untrained = untrained_like(trained, pristine)
+    metrics: dict[str, Score] = {
+        trained.weights_id: scorer(trained),
+        untrained.weights_id: scorer(untrained),
+        "mean gradient magnitude": gradient_magnitude,
+    }
+    score_all(metrics, opinions.files, out / "scores.csv")
+    seen = near_duplicates(list(opinions.files.values()), contents)
+    alike: list[Row] = [{"image": list(opinions.files)[i], "like": like} for i, like in seen.items()]
+    write_rows(out / "near_duplicates.csv", alike, columns=("image", "like"))
+    identity = json.dumps(untrained.provenance["pristine"])
+    notes = [f"Pristine photos of the untrained network: {identity}."]
+    return figures(measured(STUDY, trained.weights_id, {"id": opinions.id}, [], notes), opinions, out)
+
+
+def figures(report: Report, opinions: Opinions, out: Path) -> Report:
+    """The report with its figures computed from the scores in `out` and opinion scores.
+
+    Raises:
+        ValueError: the opinion scores are others than those of the report.
     """
-    part = table.with_suffix(".part")  # of a run that was stopped
-    scores: dict[str, dict[str, float]] = {path.name: {} for path in photos}
-    for file in (table, part):
-        if file.exists():
-            with file.open() as stream:
-                for row in csv.DictReader(stream):
-                    scores.get(row["image"], {}).update({m: float(row[m]) for m in metrics if row.get(m)})
-    with part.open("w", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["image", *metrics])
-        # Scored photos first, so that they are in the file before the long part begins.
-        for path in tqdm(sorted(photos, key=lambda path: len(scores[path.name]) < len(metrics)), desc=table.stem):
-            row = scores[path.name]
-            if missing := [metric for metric in metrics if metric not in row]:
-                x = read_image(path).unsqueeze(0)
-                row.update({metric: metrics[metric](x) for metric in missing})
-            writer.writerow([path.name, *(row[metric] for metric in metrics)])
-            stream.flush()
-    part.replace(table)
-    return [[scores[path.name][metric] for metric in metrics] for path in photos]
+    if report.data["id"] != opinions.id:
+        raise ValueError(f"{out} is of {report.data['id']}, got opinion scores of {opinions.id}")
+    alike = read_rows(out / "near_duplicates.csv", text=("image", "like"))
+    left_out = {str(row["image"]): row["like"] for row in alike}
+    kept = [i for i, name in enumerate(opinions.files) if name not in left_out]
+    scores = read_scores(out / "scores.csv")
+    rows = [scores[name] for name in opinions.files if name not in left_out]
+    by_metric = {metric: np.array([row[metric] for row in rows]) for metric in rows[0]}
+    data: Row = {"name": opinions.name, "id": opinions.id, "images": len(kept)}
+    if left_out:
+        data["left_out"] = ", ".join(f"{name} ({like})" for name, like in sorted(left_out.items()))
+    return replace(report, data=data, rows=agreement(by_metric, opinions.mos[kept]))
 
 
-def near_duplicates(photos: list[Path], contents: PhotoList, threshold: float = 0.99) -> dict[int, str]:
-    """Photos that show the same as one of `contents`, by position: thumbnails of 16x16 pixels correlate above `threshold`."""
-
-    def thumbnails(files):
-        grey = [Image.open(io.BytesIO(file)).convert("L").resize((16, 16), Image.Resampling.BOX) for file in files]
-        values = np.stack([np.asarray(image, float).ravel() for image in grey])
-        values -= values.mean(1, keepdims=True)
-        return values / np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-9)
-
-    training = (contents.read(i) for i in tqdm(range(len(contents)), desc="near duplicates"))
-    correlation = thumbnails(path.read_bytes() for path in photos) @ thumbnails(training).T
-    return {i: Path(contents.name(row.argmax())).name for i, row in enumerate(correlation) if row.max() > threshold}
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, or only report, and write the report to --out."""
+    parser = study_parser(__doc__)
+    parser.add_argument("--opinions", type=Path, required=True, help="folder with labels.csv")
+    parser.add_argument("--contents", type=Path, action="append", help="folders that training saw")
+    parser.add_argument("--pristine", type=Path, help="photos for the pristine statistics")
+    parser.add_argument("--weights", default="grepq-ll", help="as in GRepQ.from_pretrained")
+    given = parse(parser, arguments, needed=("contents", "pristine"))
+    opinions = read_opinions(given.opinions)
+    if given.report_only:
+        report = figures(read_report(given.out, STUDY), opinions, given.out)
+    else:
+        report = measure(given.weights, opinions, PhotoList(given.contents), PhotoList([given.pristine]), given.out)
+    write_report(report, given.out, markdown)
 
 
 if __name__ == "__main__":
