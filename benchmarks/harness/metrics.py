@@ -1,22 +1,57 @@
-"""Metrics of a benchmark: any of pyiqa's, those of other packages, and scores computed elsewhere."""
+"""Metrics of a benchmark: GRepQ, any of pyiqa's, those of other packages, and scores computed elsewhere."""
 
 from __future__ import annotations
 
-import csv
 import difflib
 import hashlib
 import json
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.harness.datasets import Item, parse_spec, typed
 from benchmarks.harness.peers import PEERS, brisque_features
+from benchmarks.harness.sheets import read_sheet
+from benchmarks.harness.specs import json_value, parse_spec, typed
+from grepq_metric import catalog
+from grepq_metric.errors import WeightsError
+from grepq_metric.files import sha256
+from grepq_metric.heads.regressor import GRepQRegressor
+from grepq_metric.model import GRepQ
 
-OURS = ("grepq", "grepq-hl", "grepq-ll")
+PACKAGES = {"brisque-package": "brisque", "niqe-package": "scikit-video", "brisque-features": "pyiqa"}
+"""The package that each of the metrics of other packages needs."""
+BUILT_IN = (
+    "cw_ssim",
+    "entropy",
+    "fsim",
+    "gmsd",
+    "mad",
+    "ms_ssim",
+    "nlpd",
+    "piqe",
+    "psnr",
+    "psnry",
+    "ssim",
+    "ssimc",
+    "vif",
+    "vsi",
+)
+"""Metrics of pyiqa that are formulas, without weights to download."""
+
+Score = Callable[[torch.Tensor | None, torch.Tensor | None, str], float]
+"""Image and reference ``(1, 3, H, W)`` in [0, 1], or None where the metric reads none, and the image's name -> score."""
+Features = Callable[[torch.Tensor], np.ndarray]
+"""Image ``(1, 3, H, W)`` in [0, 1] -> ``(C,)``."""
+
+
+class UnavailableError(ValueError):
+    """A metric that exists can't be had here: a download fails, or a package is missing."""
 
 
 @dataclass(frozen=True)
@@ -25,122 +60,219 @@ class Metric:
 
     Attributes:
         id: name and a hash of weights, options and versions.
+        name: short, for tables.
         mode: ``NR`` or ``FR``.
         lower_better: whether a lower score is better.
-        score: image ``(1, 3, H, W)``, reference or None, item -> score; or None if it only has features.
-        features: image -> ``(C,)``, for regression on labels; or None.
+        score: or None if it only has features.
+        features: for regression on labels; or None.
+        scores: by image name, of a metric that looks at no image: they were computed elsewhere. Names stay as that file has
+            them until `bound_to`.
         provenance: what the id stands for.
     """
 
     id: str
+    name: str
     mode: str
     lower_better: bool
-    score: Callable[[torch.Tensor | None, torch.Tensor | None, Item], float] | None
-    features: Callable[[torch.Tensor], np.ndarray] | None = None
-    provenance: dict = field(default_factory=dict)
+    score: Score | None = None
+    features: Features | None = None
+    scores: Mapping[str, float] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
 
     @property
     def reads_images(self) -> bool:
         """Whether it looks at images, and not at a file of scores."""
-        return "scores_sha256" not in self.provenance
+        return self.scores is None
+
+    def bound_to(self, names: Sequence[str]) -> Metric:
+        """The same metric for images of these names; scores from a file are found by them.
+
+        Raises:
+            ValueError: a file has scores of none of them.
+        """
+        if self.scores is None:
+            return self
+        found = match_names(names, list(self.scores))
+        if not found:
+            theirs = next(iter(self.scores), "none")
+            raise ValueError(
+                f"{self.name}: scores of 0 of {len(names)} images found: "
+                f"the file has names like {theirs!r}, expected names like {names[0]!r}"
+            )
+        return replace(self, score=_Lookup({name: self.scores[key] for name, key in found.items()}))
+
+
+@dataclass(frozen=True)
+class _Lookup:
+    """Scores that were computed elsewhere, as a metric."""
+
+    scores: Mapping[str, float]
+
+    def __call__(self, image: torch.Tensor | None, reference: torch.Tensor | None, name: str) -> float:
+        if name not in self.scores:
+            raise ValueError(f"the file has no score of {name}")
+        return self.scores[name]
+
+
+@dataclass(frozen=True)
+class GRepQOptions:
+    """Options of GRepQ: other weights, a head of `grepq fit`, and the kind of features that heads are fitted to."""
+
+    weights: str = ""
+    head: str = ""
+    features: str = "image"
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """Options of a file of scores: their direction, and a name for tables."""
+
+    lower_better: bool = False
+    name: str = ""
+
+
+def match_names(names: Sequence[str], given: Sequence[str]) -> dict[str, str]:
+    """Which of `given` each of `names` is: the same name, or the same base name where both lists have it once.
+
+    Base names without their folder are compared only where no whole name is found.
+    """
+    known = set(given)
+    whole = {name: name for name in names if name in known}
+    if whole:
+        return whole
+    ours, theirs = (Counter(PurePosixPath(name).name for name in some) for some in (names, given))
+    by_base = {PurePosixPath(name).name: name for name in given}
+    return {name: by_base[base] for name in names if ours[base := PurePosixPath(name).name] == theirs[base] == 1}
 
 
 def known_metrics() -> dict[str, str]:
-    """Names of metrics that can be asked for, and their modes."""
-    import pyiqa
+    """Names of metrics that can be asked for here, and their modes; without pyiqa, those that do not need it."""
+    modes = {}
+    try:
+        import pyiqa
 
-    modes = {name: mode for mode in ("NR", "FR") for name in pyiqa.list_models(mode)}
-    return {**modes, **dict.fromkeys([*PEERS, "brisque-features"], "NR")}
+        modes = {name: mode for mode in ("NR", "FR") for name in pyiqa.list_models(mode)}
+    except ImportError:
+        pass
+    return {**modes, **dict.fromkeys([*catalog.names(), *PEERS, "brisque-features"], "NR")}
+
+
+def offline_metrics() -> list[str]:
+    """Names of metrics that download nothing."""
+    ours = [entry.name for entry in catalog.ENTRIES if entry.clip is None]
+    return sorted({*ours, *PACKAGES, *set(BUILT_IN).intersection(known_metrics())})
 
 
 def open_metric(spec: str, device: str = "cpu") -> Metric:
-    """A metric by its spec: ``name``, ``name:option=value,...`` for pyiqa, or ``scores.csv[:lower_better=true,name=...]``.
+    """A metric by its spec: ``name``, ``name:option=value,...``, or ``scores.csv[:lower_better=true,name=...]``.
 
     Raises:
-        ValueError: the name is unknown, an option is wrong, or its weights can't be had.
+        UnavailableError: it can't be had here.
+        ValueError: the name is unknown or an option is wrong.
         FileNotFoundError: there is no such file of scores.
     """
-    import pyiqa
-
     name, options = parse_spec(spec)
     if name.lower().endswith(".csv"):
-        return _elsewhere(Path(name).expanduser(), typed(options, {"lower_better": False, "name": ""}, "a file of scores"))
+        return _from_file(Path(name).expanduser(), typed(FileOptions, options, "a file of scores"))
+    if catalog.find(name):
+        return _grepq(name, typed(GRepQOptions, options, name), device)
+    if name in PACKAGES:
+        if options:
+            raise ValueError(f"{name} takes no options, got {sorted(options)}")
+        return _of_a_package(name)
     known = known_metrics()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else ""
         raise ValueError(f"unknown metric {name!r}{hint} `python -m benchmarks list` names all")
-    if name in PEERS or name == "brisque-features":
-        if options:
-            raise ValueError(f"{name} takes no options, got {sorted(options)}")
-        return _of_a_package(name)
-    kind = options.pop("features", "image") if name in OURS else None
+    return _of_pyiqa(spec, name, {key: json_value(value) for key, value in options.items()}, known[name], device)
+
+
+def _grepq(name: str, options: GRepQOptions, device: str) -> Metric:
+    entry = catalog.find(name)
+    pathways = list(entry.pathways) if entry else None
     try:
-        network = pyiqa.create_metric(name, device=device, **options)
-    except Exception as error:  # a download that fails, an option that is unknown: whatever pyiqa raises
-        raise ValueError(f"pyiqa cannot create {spec!r}: {type(error).__name__}: {error}") from error
-    provenance = {"metric": name, "options": {k: str(v) for k, v in options.items()}, "pyiqa": pyiqa.__version__}
+        model = GRepQ.from_pretrained(options.weights or name, pathways=pathways).requires_grad_(False).to(device)
+        regressor = GRepQRegressor.load(options.head, model) if options.head else None
+    except WeightsError as error:
+        raise UnavailableError(f"{name}: {error}") from error
 
-    def score(image, reference, item):
+    def score(image: torch.Tensor | None, reference: torch.Tensor | None, item: str) -> float:
+        if image is None:
+            raise ValueError(f"{name} needs an image")
         with torch.inference_mode():
-            pair = (image.to(device), reference.to(device)) if known[name] == "FR" else (image.to(device),)
-            return float(network(*pair))
+            x = image.to(device)
+            return float(model(x) if regressor is None else regressor.mos(x))
 
-    if name not in OURS:
-        return Metric(f"{name}-{_digest(provenance, network)}", known[name], network.lower_better, score, None, provenance)
-    model = network.net.model
-    weights, head = model.weights_id, options.get("head")
-    suffix = f"+head-{hashlib.sha256(Path(head).read_bytes()).hexdigest()[:8]}" if head else ""
-    suffix += "" if kind == "image" else f"+{kind}"
-
-    def features(image):
+    def features(image: torch.Tensor) -> np.ndarray:
         with torch.inference_mode():
-            return model.features(image.to(device), kind)[0].float().cpu().numpy()
+            return model.features(image.to(device), options.features)[0].float().cpu().numpy()
 
     features(torch.zeros(1, 3, 96, 96))  # says now, and not after hours, that there are no such features
-    return Metric(weights + suffix, "NR", False, score, features, {**provenance, "weights": weights, "features": kind})
+    head = f"+head-{sha256(options.head)[:8]}" if options.head else ""
+    kind = "" if options.features == "image" else f"+{options.features}"
+    provenance = {"metric": name, "weights": model.weights_id, "features": options.features}
+    provenance |= {"head": Path(options.head).name} if options.head else {}
+    short = f"{model.name}{'+head' if head else ''}{kind}"
+    return Metric(model.weights_id + head + kind, short, "NR", False, score, features, None, provenance)
+
+
+def _of_pyiqa(spec: str, name: str, options: dict[str, Any], mode: str, device: str) -> Metric:
+    import pyiqa
+
+    try:
+        network = pyiqa.create_metric(name, device=device, **options)
+    except TypeError as error:  # an option that its network does not take
+        raise ValueError(f"pyiqa cannot create {spec!r}: {error}") from error
+    except Exception as error:  # a download that fails: whatever pyiqa, torch and the Hub's client raise
+        raise UnavailableError(f"pyiqa cannot create {spec!r}: {type(error).__name__}: {error}") from error
+    named = {key: Path(str(value)).name for key, value in options.items()}  # no folders of this machine
+    provenance = {"metric": name, "options": named, "pyiqa": version("pyiqa")}
+
+    def score(image: torch.Tensor | None, reference: torch.Tensor | None, item: str) -> float:
+        images = [x.to(device) for x in (image, reference if mode == "FR" else None) if x is not None]
+        with torch.inference_mode():
+            return float(network(*images))
+
+    id_ = f"{name}-{_digest(provenance, network)}"
+    return Metric(id_, name, mode, bool(network.lower_better), score, None, None, provenance)
 
 
 def _of_a_package(name: str) -> Metric:
-    from importlib.metadata import PackageNotFoundError, version
-
-    package = {"brisque-package": "brisque", "niqe-package": "scikit-video", "brisque-features": "pyiqa"}[name]
+    package = PACKAGES[name]
     try:
         provenance = {"metric": name, package: version(package)}
     except PackageNotFoundError as error:
-        raise ValueError(f'{name} needs the package {package}: pip install "grepq-metric[peers]"') from error
-    features = (lambda image: brisque_features(image).float().numpy()) if name == "brisque-features" else None
-    score = None if features else (lambda image, reference, item: PEERS[name](image))
-    return Metric(f"{name}-{_digest(provenance)}", "NR", True, score, features, provenance)
+        raise UnavailableError(f"{name} needs the package {package}: pip install {package}") from error
+
+    def score(image: torch.Tensor | None, reference: torch.Tensor | None, item: str) -> float:
+        if image is None:
+            raise ValueError(f"{name} needs an image")
+        return PEERS[name](image)
+
+    def features(image: torch.Tensor) -> np.ndarray:
+        return brisque_features(image).float().numpy()
+
+    id_ = f"{name}-{_digest(provenance)}"
+    if name in PEERS:
+        return Metric(id_, name, "NR", True, score, None, None, provenance)
+    return Metric(id_, name, "NR", True, None, features, None, provenance)
 
 
-def _elsewhere(path: Path, options: dict) -> Metric:
-    if not path.is_file():
-        raise FileNotFoundError(f"no file of scores at {path}")
-    data = path.read_bytes()
-    try:
-        reader = csv.DictReader(data.decode("utf-8-sig").splitlines())
-        if not {"image", "score"} <= set(reader.fieldnames or []):
-            raise ValueError(f"{path} needs the columns image and score, it has {reader.fieldnames}")
-        scores = {}
-        for row in reader:
-            if row["image"] in scores:
-                raise ValueError(f"{path} names {row['image']} twice")
-            scores[row["image"]] = row["score"]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no CSV file in UTF-8: {error}") from error
-
-    def score(image, reference, item):
-        if item.name not in scores:
-            raise ValueError(f"{path.name} has no score of {item.name}")
-        return float(scores[item.name])
-
-    lower_better = options["lower_better"]
-    provenance = {"file": path.name, "scores_sha256": hashlib.sha256(data).hexdigest(), "lower_better": lower_better}
-    return Metric(f"{options['name'] or path.stem}-{_digest(provenance)}", "NR", lower_better, score, None, provenance)
+def _from_file(path: Path, options: FileOptions) -> Metric:
+    scores: dict[str, float] = {}
+    for line in read_sheet(path, ("image", "score")):
+        name = line.values["image"]
+        if name in scores:
+            raise ValueError(f"{line.where}: names {name} twice")
+        # An empty field says that there is none.
+        scores[name] = line.number("score") if line.text("score") else float("nan")
+    provenance = {"file": path.name, "scores_sha256": sha256(path), "lower_better": options.lower_better}
+    short = options.name or path.stem
+    return Metric(f"{short}-{_digest(provenance)}", short, "NR", options.lower_better, None, None, scores, provenance)
 
 
-def _digest(provenance: dict, network: torch.nn.Module | None = None) -> str:
+def _digest(provenance: dict[str, Any], network: torch.nn.Module | None = None) -> str:
     digest = hashlib.sha256(json.dumps(provenance, sort_keys=True).encode())
     for key, value in sorted(network.state_dict().items()) if network is not None else ():
         digest.update(key.encode())
