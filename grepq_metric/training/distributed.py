@@ -19,15 +19,21 @@ from grepq_metric.errors import InputError
 class World:
     """The processes of a run. One that nothing has launched is a world of its own.
 
+    Args:
+        device: torch device; ``cuda`` is each process's own; None: cuda if there is one, else the CPU.
+
     Attributes:
         rank: number of this process, from 0.
         size: number of processes.
         device: device of this process.
+
+    Raises:
+        InputError: the device is not there, or has no float64, which distances need.
     """
 
-    def __init__(self, device: str = "cpu") -> None:
+    def __init__(self, device: str | torch.device | None = None) -> None:
         self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.device = torch.device(device)
+        self.device = usable_device(device)
         if self.size > 1 and self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
 
@@ -57,7 +63,7 @@ class World:
         """Samples of a step that are this process's.
 
         Raises:
-            ValueError: the batch can't be split evenly.
+            InputError: the batch can't be split evenly.
         """
         if batch % self.size:
             raise InputError(f"a batch of {batch} can't be split between {self.size} processes: choose a multiple of them")
@@ -71,12 +77,8 @@ class World:
         """The network with averaged gradients, and batch statistics over all processes."""
         if self.size == 1:
             return network
-        if self.device.type == "cuda":
-            network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
-        else:
-            for module in network.modules():
-                if type(module) is nn.BatchNorm2d:
-                    module.__class__ = _SyncBatchNorm
+        convert = nn.SyncBatchNorm.convert_sync_batchnorm if self.device.type == "cuda" else _synchronised
+        network = convert(network)
         return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
 
     def mean(self, value: Tensor) -> Tensor:
@@ -115,8 +117,48 @@ class Positions:
         return max(self.end - self.start, 0) * self.share
 
 
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """The device that is meant; None: cuda if there is one, else the CPU.
+
+    Raises:
+        InputError: it is not there, or has no float64 (as Apple's MPS), which distances need.
+    """
+    try:
+        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        torch.empty(0, device=where, dtype=torch.float64)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise InputError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
+    return where
+
+
+def _synchronised(module: nn.Module) -> nn.Module:
+    """The network with the same tensors, in which each batch normalisation is one over all processes.
+
+    It is changed in place but for a network that is itself one batch normalisation.
+    """
+    if type(module) is nn.BatchNorm2d:
+        return _SyncBatchNorm.of(module)
+    for name, child in module.named_children():
+        module.add_module(name, _synchronised(child))
+    return module
+
+
 class _SyncBatchNorm(nn.BatchNorm2d):
     """Batch normalisation over the samples of all processes. torch's own works on CUDA only."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    @classmethod
+    def of(cls, norm: nn.BatchNorm2d) -> _SyncBatchNorm:
+        """One with the very parameters and buffers of `norm`, an affine one with running statistics."""
+        made = cls(norm.num_features, norm.eps, norm.momentum, device="meta").train(norm.training)
+        made.weight, made.bias = norm.weight, norm.bias
+        for name, buffer in norm.named_buffers():
+            setattr(made, name, buffer)
+        return made
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -129,6 +171,6 @@ class _SyncBatchNorm(nn.BatchNorm2d):
             count = size * x.numel() // x.shape[1]
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / (count - 1), self.momentum)
-            self.num_batches_tracked += 1
+            self.num_batches_tracked.add_(1)
         scale = self.weight * (variance + self.eps).rsqrt()
         return (x * scale.view(-1, 1, 1) + (self.bias - mean * scale).view(-1, 1, 1)).to(x.dtype)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save as serialise
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 from grepq_metric.errors import InputError
 from grepq_metric.model import GRepQ
 from grepq_metric.pathways import HighLevelConfig, HighLevelPathway, image_tower_of
+from grepq_metric.pathways.base import check_number
 from grepq_metric.training.distributed import World
 from grepq_metric.training.losses import extreme_groups, group_contrastive_loss
-from grepq_metric.training.photos import PhotoDataset, PhotoList
-from grepq_metric.training.run import Run, Training, record
-from grepq_metric.weights import load_tensors
+from grepq_metric.training.photos import PhotoDataset, PhotoList, Source, photo_list
+from grepq_metric.training.run import Parts, Run, RunOptions, Training, record, weights_name
+from grepq_metric.training.sanity import examine
+from grepq_metric.weights import check_name, clip_checkpoint, high_level_tensors, load_tensors
 
 PROJECTIONS = ("fixed", "trained")
 
@@ -56,13 +59,12 @@ class HighLevelTraining(Training):
         super().__post_init__()
         if self.projection not in PROJECTIONS:
             raise InputError(f"projection must be one of {PROJECTIONS}, got {self.projection!r}")
-        for name in ("temperature", "projected", "chunk"):
-            if not getattr(self, name) > 0:
-                raise InputError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.warmup_epochs < 0:
-            raise InputError(f"warmup_epochs must be at least 0, got {self.warmup_epochs}")
-        if self.group < 2 or self.batch < 2 * self.group:
-            raise InputError(f"group must be at least 2 and at most half of the batch of {self.batch}, got {self.group}")
+        for name in ("projected", "chunk"):
+            check_number(name, getattr(self, name), 1, 1e6, whole=True)
+        check_number("temperature", self.temperature, 1e-6, 1e6)
+        check_number("warmup_epochs", self.warmup_epochs, 0, 1e6)
+        check_number("group", self.group, 2, self.batch // 2, whole=True)
+        check_number("crop", self.crop, 1, 1e6, whole=True)
         if self.crop < 32:
             raise InputError(f"crop must be at least 32 pixels, got {self.crop}")
 
@@ -81,17 +83,73 @@ class CropDataset(PhotoDataset):
         return ((image[:, top : top + self.crop, left : left + self.crop] * 255).round().byte(),)
 
 
-def train_high_level(
+def train_high(
+    photos: PhotoList | Source | Sequence[Source],
+    clip: Source | Mapping[str, Tensor],
+    out: Source,
+    *,
+    low: Source | GRepQ | None = None,
+    projection: str = "fixed",
+    epochs: int = 15,
+    steps: int | None = None,
+    batch: int = 128,
+    group: int = 4,
+    lr: float = 1e-6,
+    warmup_epochs: float = 2.5,
+    crop: int = 224,
+    chunk: int = 16,
+    seed: int = 0,
+    precision: str = "bf16",
+    device: str | torch.device | None = None,
+    workers: int = 2,
+    name: str | None = None,
+    about: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    checkpoint_every: int = 100,
+    stop_after: int | None = None,
+    tensorboard: bool = False,
+) -> GRepQ | None:
+    """Fine-tune CLIP's image tower on photos without human scores, and save weights that score photos.
+
+    Args:
+        photos: a folder, ``.txt`` list or ``.tar`` shard, or several, or a `PhotoList`.
+        clip: CLIP RN50 in open_clip's layout: a file, a Hub repository, or its state dict.
+        out: weights folder to write; the run's record and checkpoint go to ``out/training``, see `Run`.
+        low: weights whose low-level pathway joins the result, as in `GRepQ.from_pretrained`, or a model.
+        projection, epochs, steps, batch, group, lr, warmup_epochs, crop, chunk, seed, precision: see `HighLevelTraining`.
+        device, workers, name, about, resume, overwrite, checkpoint_every, stop_after, tensorboard: as in `train_low`.
+
+    Returns:
+        The model or None, as `train_low`.
+
+    Raises:
+        WeightsError: `clip` or `low` can't be had or does not fit.
+        FileExistsError, InputError, TrainingError, OSError, Interrupted: see `Run` and `PhotoList`.
+    """
+    training = HighLevelTraining(
+        batch, lr, epochs, steps, precision, seed, group, crop, warmup_epochs, projection=projection, chunk=chunk
+    )
+    options = RunOptions(resume, overwrite, checkpoint_every, stop_after, tensorboard)
+    joined = GRepQ.from_pretrained(low, pathways=["low"]) if isinstance(low, (str, Path)) else low
+    title = check_name(name or weights_name(out))  # an unusable one fails now, and not after the training
+    contents, world = photo_list(photos), World(device)
+    tensors, origin = _clip(clip)
+    pathway, run = train_tower(contents, tensors, Path(out), training, options, world=world, workers=workers)
+    return run.weights(lambda: _finish(pathway, run, title, origin, joined, contents, about))
+
+
+def train_tower(
     photos: PhotoList,
     clip: Mapping[str, Tensor],
     out: Path,
     training: HighLevelTraining,
+    options: RunOptions = RunOptions(),
     *,
     world: World | None = None,
     workers: int = 2,
-    **options,
-) -> tuple[HighLevelPathway, bool]:
-    """Fine-tune the image tower of a CLIP on undistorted photos (paper: high-level pathway).
+) -> tuple[HighLevelPathway, Run]:
+    """Fine-tune the image tower of a CLIP on undistorted photos (paper: high-level pathway); errors as in `train_high`.
 
     The whole batch is embedded without gradients to rank it; only the chosen groups are embedded again with them. Those are
     the gradients of the whole batch, since the other photos do not enter the loss and the batch normalisation keeps its
@@ -100,52 +158,51 @@ def train_high_level(
     Args:
         photos: undistorted photos of at least `training.crop` pixels a side; others are passed over, counted and named.
         clip: tensors of `HighLevelPathway`.
-        out: folder of the run; its files are those of `Run`.
+        out: folder of the run.
         training: hyper-parameters.
+        options: how the run is kept.
         world: the processes that share the ranking of each batch; all of them embed both groups.
         workers: processes that read photos.
-        options: ``resume``, ``checkpoint_every``, ``stop_after`` and ``tensorboard`` of `Run`.
 
     Returns:
-        The pathway, and whether the run is finished.
-
-    Raises:
-        FileExistsError: `out` already holds a run and `resume` is false.
-        ValueError: the checkpoint belongs to a run with other hyper-parameters or photos, the loss is not finite, or too many
-            photos in a row can't be used.
-        WeightsError: `clip` does not fit.
-        OSError: files can't be written.
+        The pathway, and the run, whose ``finished`` tells whether all steps are taken.
     """
-    world = world or World()
+    world, steps = world or World(), training.steps_on(photos)
     dataset = CropDataset(photos, training.crop, training.seed)
-    training = training.on(photos)
-    pathway = high_level_pathway(clip).to(world.device, memory_format=torch.channels_last).eval()
+    pathway = high_level_pathway(clip)
+    pathway = pathway.to(world.device).to(memory_format=torch.channels_last).eval()
     settings = {k: v for k, v in asdict(training).items() if k not in ("epochs", "chunk")}
     tensors = serialise({k: v.cpu().contiguous() for k, v in clip.items()})
-    settings.update(photos.identity(), tensors_sha256=hashlib.sha256(tensors).hexdigest())
+    settings.update(photos.identity(), steps=steps, tensors_sha256=hashlib.sha256(tensors).hexdigest())
 
     torch.manual_seed(training.seed)
-    projection = nn.Sequential(nn.Linear(pathway.config.image_tower.output_dim, training.projected), nn.ReLU()).to(
-        world.device
-    )
+    width = pathway.config.image_tower.output_dim
+    projection = nn.Sequential(nn.Linear(width, training.projected), nn.ReLU()).to(world.device)
     projection.requires_grad_(training.projection == "trained")
     student = nn.Sequential(pathway, projection)
     optimizer = torch.optim.Adam([p for p in student.parameters() if p.requires_grad], lr=training.lr)
-    parts = {"visual": pathway.visual, "projection": projection, "optimizer": optimizer}
-    with world.joined(), Run(out, settings, parts, world, training.steps, **options) as run:
+    parts: Parts = {"visual": pathway.visual, "projection": projection, "optimizer": optimizer}
+    with world.joined(), Run(out, "high-level pathway", settings, parts, world, steps, options) as run:
         network = world.wrap(student)
         for (crops,) in run.batches(dataset, training.batch, workers):
-            quality = world.gather(pseudo_scores(pathway, crops, training))
-            chosen = extreme_groups(quality, training.group)
-            images = world.gather(crops)[chosen.flatten()]
-            with training.autocast(world.device):
-                projected = network(images.float() / 255)
-            loss = group_contrastive_loss(projected.unflatten(0, (2, training.group)), training.temperature)
-            poor, good = quality[chosen].mean(1).tolist()
+            loss, poor, good = _step(network, pathway, crops, training, world)
             lr = _warm_up(training, run.step * training.batch / len(photos))
             run.learn(loss, optimizer, lr, quality_poor=poor, quality_good=good)
         world.barrier()
-    return pathway, run.finished
+    return pathway, run
+
+
+def _step(
+    network: nn.Module, pathway: HighLevelPathway, crops: Tensor, training: HighLevelTraining, world: World
+) -> tuple[Tensor, float, float]:
+    """Loss of a batch, and the mean pseudo-scores of its two groups."""
+    quality = world.gather(pseudo_scores(pathway, crops, training))
+    chosen = extreme_groups(quality, training.group)
+    images = world.gather(crops)[chosen.flatten()]
+    with training.autocast(world.device):
+        projected = network(images.float() / 255)
+    poor, good = quality[chosen].mean(1).tolist()
+    return group_contrastive_loss(projected.unflatten(0, (2, training.group)), training.temperature), poor, good
 
 
 def high_level_pathway(tensors: Mapping[str, Tensor]) -> HighLevelPathway:
@@ -154,11 +211,8 @@ def high_level_pathway(tensors: Mapping[str, Tensor]) -> HighLevelPathway:
     Raises:
         WeightsError: they do not fit.
     """
-    pathway = HighLevelPathway(
-        HighLevelConfig(
-            image_tower=image_tower_of({k.removeprefix("visual."): v for k, v in tensors.items() if k.startswith("visual.")})
-        )
-    )
+    visual = {key.removeprefix("visual."): value for key, value in tensors.items() if key.startswith("visual.")}
+    pathway = HighLevelPathway(HighLevelConfig(image_tower=image_tower_of(visual)))
     load_tensors(pathway, tensors, "the CLIP weights")
     return pathway
 
@@ -175,28 +229,56 @@ def pseudo_scores(pathway: HighLevelPathway, crops: Tensor, training: HighLevelT
 
 
 def high_level_weights(
-    pathway: HighLevelPathway, out: Path, name: str, clip: dict, low: GRepQ | None = None, about: str | None = None
+    pathway: HighLevelPathway,
+    run: Run,
+    name: str,
+    clip: Mapping[str, object],
+    low: GRepQ | None = None,
+    about: str | None = None,
 ) -> GRepQ:
-    """A model of a trained pathway with the record of the run in `out`.
+    """A model of a trained pathway with the record of its run, on the run's device.
 
     Args:
         pathway: the trained one.
-        out: folder of the run.
+        run: that it comes from.
         name: name of the weights.
         clip: which CLIP the training started from, for the record.
         low: a model whose low-level pathway joins it.
         about: what the training photos are, for the record.
     """
-    provenance = record(out, "grepq train high: group contrastive loss on undistorted photos", about, **clip)
-    constants = {}
+    provenance = record(run.facts, "grepq train high: group contrastive loss on undistorted photos", about, **clip)
+    constants: dict[str, Any] = {}
     if low is not None:
         provenance["low"] = {"weights": low.weights_id, **low.provenance}
         constants = {key: low.config[key] for key in ("patch_size", "patch_stride", "ridge", "distance_scale")}
     pathways = ["high"] if low is None else ["low", "high"]
     model = GRepQ(pathways, name=name, provenance=provenance, image_tower=pathway.config.image_tower, **constants)
-    load_tensors(model.high, {key: value.cpu() for key, value in pathway.state_dict().items()}, "the trained image tower")
+    if model.high is not None:
+        load_tensors(model.high, {key: value.cpu() for key, value in pathway.state_dict().items()}, "the trained image tower")
     if low is not None:
         model.low = low.low
+    return model.to(run.world.device)
+
+
+def _clip(clip: Source | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """Tensors of a CLIP's high-level pathway, and where they are from."""
+    if isinstance(clip, Mapping):
+        return high_level_tensors(clip, "the given CLIP"), {"clip": "a state dict"}
+    state, sha256 = clip_checkpoint(str(clip))
+    return high_level_tensors(state, clip), {"clip": str(clip), "clip_sha256": sha256}
+
+
+def _finish(
+    pathway: HighLevelPathway,
+    run: Run,
+    name: str,
+    clip: Mapping[str, object],
+    low: GRepQ | None,
+    photos: PhotoList,
+    about: str | None,
+) -> GRepQ:
+    model = high_level_weights(pathway, run, name, clip, low, about)
+    examine(model, photos)
     return model
 
 

@@ -55,6 +55,10 @@ class UndistortedStatistics(nn.Module):
         share: weight of a new batch; the first ones weigh more, so that all count alike until 1 / share of them are seen.
     """
 
+    mean: Tensor
+    cov: Tensor
+    batches: Tensor
+
     def __init__(self, features: int, ridge: float = 1e-3, share: float = 0.01) -> None:
         super().__init__()
         self.ridge, self.share = ridge, share
@@ -122,7 +126,7 @@ def extreme_groups(quality: Tensor, size: int = 4) -> Tensor:
     """Positions of the samples with the lowest and the highest pseudo-scores: ``(B,)`` -> ``(2, size)``.
 
     Raises:
-        ValueError: there are fewer than two groups of samples.
+        InputError: there are fewer than two groups of samples.
     """
     if len(quality) < 2 * size:
         raise InputError(f"two groups of {size} need a batch of {2 * size} or more, got {len(quality)}")

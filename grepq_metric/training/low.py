@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
+from grepq_metric.errors import InputError
 from grepq_metric.model import GRepQ
+from grepq_metric.pathways.base import check_number
 from grepq_metric.pathways.low import FEATURES, LowLevelEncoder
 from grepq_metric.training.distributed import World
 from grepq_metric.training.losses import UndistortedStatistics, distortion_order_loss, quality_aware_contrastive_loss
-from grepq_metric.training.photos import PhotoList
+from grepq_metric.training.photos import PhotoList, Source, photo_list
 from grepq_metric.training.pristine import Selection, set_pristine_statistics
-from grepq_metric.training.run import Run, Training, record
+from grepq_metric.training.recipe import RECIPES, Recipe, make_recipe
+from grepq_metric.training.run import Parts, Run, RunOptions, Training, record, weights_name
+from grepq_metric.training.sanity import examine
 from grepq_metric.training.similarity import contrastive_weights
-from grepq_metric.training.views import ContrastiveDataset, Recipe
+from grepq_metric.training.views import ContrastiveDataset
 from grepq_metric.weights import load_tensors
+
+LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,85 +48,180 @@ class LowLevelTraining(Training):
     final_lr: float = 1e-6
     weight_decay: float = 0.05
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("final_lr", "weight_decay"):
+            check_number(name, getattr(self, name), 0, 1e3)
 
-def train_low_level(
+
+def train_low(
+    photos: PhotoList | Source | Sequence[Source],
+    out: Source,
+    *,
+    recipe: str | Recipe = "paper",
+    settings: Mapping[str, object] | None = None,
+    pristine: PhotoList | Source | Sequence[Source] | None = None,
+    init: Source | None = None,
+    epochs: int = 15,
+    steps: int | None = None,
+    batch: int = 8,
+    lr: float = 1e-4,
+    seed: int = 0,
+    precision: str = "bf16",
+    device: str | torch.device | None = None,
+    workers: int = 2,
+    cache: Source | None = None,
+    name: str | None = None,
+    about: str | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    checkpoint_every: int = 100,
+    stop_after: int | None = None,
+    tensorboard: bool = False,
+) -> GRepQ | None:
+    """Train the low-level pathway on photos without human scores, and save weights that score photos.
+
+    Args:
+        photos: a folder, ``.txt`` list or ``.tar`` shard, or several, or a `PhotoList`.
+        out: weights folder to write; the run's record and checkpoint go to ``out/training``, see `Run`.
+        recipe: what a training sample is made of: a name in `RECIPES` or a recipe.
+        settings: changes of the recipe, see `make_recipe`.
+        pristine: undistorted photos for the pristine statistics; by default `photos`.
+        init: weights to start from, as in `GRepQ.from_pretrained`; random ones by default.
+        epochs, steps, batch, lr, seed, precision: see `Training` and `LowLevelTraining`.
+        device: torch device; by default cuda if there is one, else the CPU.
+        workers: processes that prepare samples.
+        cache: folder for FSIM similarities, which runs may share; by default ``out/training/fsim``.
+        name: of the weights; by default that of the folder.
+        about: what the photos are and under which terms, for the record.
+        resume, overwrite, checkpoint_every, stop_after, tensorboard: see `RunOptions`.
+
+    Returns:
+        The model, on the run's device. Of a resumed run that was finished before: the weights as they are in `out`, unless
+        `overwrite` is set. None where `stop_after` ended the run early, and in processes other than the first one.
+
+    Raises:
+        FileExistsError, InputError, TrainingError, OSError, Interrupted: see `Run` and `PhotoList`.
+    """
+    training = LowLevelTraining(batch, lr, epochs, steps, precision, seed, make_recipe(recipe, settings))
+    options = RunOptions(resume, overwrite, checkpoint_every, stop_after, tensorboard)
+    empty = GRepQ(pathways=["low"], name=name or weights_name(out), storage="float16")  # an unusable name fails now
+    contents, world = photo_list(photos), World(device)
+    statistics = contents if pristine is None else photo_list(pristine)  # found missing now, and not after the training
+    encoder, run = train_encoder(contents, Path(out), training, options, world=world, workers=workers, cache=cache, init=init)
+    return run.weights(lambda: _finish(empty, encoder, run, contents, statistics, about))
+
+
+def train_encoder(
     photos: PhotoList,
     out: Path,
     training: LowLevelTraining,
+    options: RunOptions = RunOptions(),
     *,
     world: World | None = None,
     workers: int = 2,
-    cache: Path | None = None,
-    init: str | Path | None = None,
-    **options,
-) -> tuple[LowLevelEncoder, bool]:
-    """Train an encoder on photos (paper: low-level pathway).
+    cache: Source | None = None,
+    init: Source | None = None,
+) -> tuple[LowLevelEncoder, Run]:
+    """Train an encoder alone, without pristine statistics; arguments and errors as in `train_low`.
 
-    Its files are those of `Run`. A resumed run sees the same samples and takes the same steps as one that was never stopped:
-    bit for bit on one machine, device and thread count. Photos that can't be used are passed over, counted and named.
+    A resumed run sees the same samples and takes the same steps as one that was never stopped: bit for bit on one machine,
+    device and thread count. Photos that can't be used are passed over, counted and named.
 
     Args:
         photos: the contents.
         out: folder of the run.
         training: hyper-parameters.
+        options: how the run is kept.
         world: the processes that share each batch; each compares the versions of its own contents, with the anchors of all.
         workers: processes that prepare samples.
-        cache: folder for FSIM similarities; ``out/training/fsim`` by default. Runs may share it.
-        init: weights to start from, as in `GRepQ.from_pretrained`; random ones by default.
-        options: ``resume``, ``checkpoint_every``, ``stop_after`` and ``tensorboard`` of `Run`.
+        cache: folder for FSIM similarities.
+        init: weights to start from.
 
     Returns:
-        The encoder, and whether the run is finished.
-
-    Raises:
-        FileExistsError: `out` already holds a run and `resume` is false.
-        ValueError: the checkpoint belongs to a run with other hyper-parameters or photos, the loss is not finite, or too many
-            photos in a row can't be used.
-        OSError: files can't be written.
+        The encoder in evaluation mode, and the run, whose ``finished`` tells whether all steps are taken.
     """
-    world = world or World()
-    folder = Path(out) / "training"
-    dataset = ContrastiveDataset(photos, training.recipe, training.seed, Path(cache or folder / "fsim").expanduser())
-    training = training.on(photos)
-    settings = {**{k: v for k, v in asdict(training).items() if k not in ("recipe", "epochs")}, **dataset.identity()}
+    world, steps = world or World(), training.steps_on(photos)
+    folder = Path(cache or Path(out) / "training" / "fsim").expanduser()
+    dataset = ContrastiveDataset(photos, training.recipe, training.seed, folder)
+    own = {k: v for k, v in asdict(training).items() if k not in ("recipe", "epochs")}
+    settings: dict[str, object] = {**own, "steps": steps, **dataset.identity()}
 
     torch.manual_seed(training.seed)
-    encoder = LowLevelEncoder().to(world.device, memory_format=torch.channels_last).train()
+    encoder = LowLevelEncoder()
+    encoder = encoder.to(world.device).to(memory_format=torch.channels_last).train()
     if init is not None:
-        start = GRepQ.from_pretrained(init, pathways=["low"])
-        encoder.load_state_dict(start.low.encoder.state_dict())
-        settings["init"] = start.weights_id
+        settings["init"] = _start_from(init, encoder)
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=training.lr, weight_decay=training.weight_decay)
     undistorted = UndistortedStatistics(FEATURES).to(world.device)
-    parts = {"encoder": encoder, "optimizer": optimizer, "undistorted": undistorted}
-    with world.joined(), Run(out, settings, parts, world, training.steps, **options) as run:
+    parts: Parts = {"encoder": encoder, "optimizer": optimizer, "undistorted": undistorted}
+    what = f"low-level pathway, recipe {_name(training.recipe)}"
+    with world.joined(), Run(out, what, settings, parts, world, steps, options) as run:
         network = world.wrap(encoder)
         for views, similarity in run.batches(dataset, training.batch, workers):
             loss = _loss(network, undistorted, views, similarity, training, world)
-            run.learn(loss, optimizer, _cosine(training, run.step))
+            run.learn(loss, optimizer, _cosine(training, run.step, steps))
         world.barrier()
-    return encoder.eval(), run.finished
+    return encoder.eval(), run
 
 
 def low_level_weights(
-    encoder: LowLevelEncoder, out: Path, photos: PhotoList, selection: Selection, name: str, about: str | None = None
+    empty: GRepQ, encoder: LowLevelEncoder, run: Run, pristine: PhotoList, about: str | None = None
 ) -> tuple[GRepQ, list[str]]:
-    """A model of a trained encoder, with the statistics of pristine patches of `photos` and the record of the run in `out`.
+    """Fill a model with a trained encoder, statistics of pristine patches, and the record of the run.
 
-    The encoder is rounded to float16, as it is stored, before the statistics are computed. `about` tells what the training
-    photos are.
+    The encoder is rounded to float16, as it is stored, before the statistics are computed, on the run's device.
+
+    Args:
+        empty: a model with the low-level pathway.
+        encoder: the trained one.
+        run: that it comes from.
+        pristine: undistorted photos.
+        about: what the training photos are, for the record.
 
     Returns:
         The model, and why pristine photos were passed over, each with its name.
     """
-    provenance = record(out, "grepq train low: quality-aware contrastive loss on synthetic distortions", about)
-    model = GRepQ(pathways=["low"], name=name, storage="float16", provenance=provenance)
+    if empty.low is None:
+        raise InputError(f"{empty.name} has no low-level pathway for the encoder")
+    trained_by = "grepq train low: quality-aware contrastive loss on synthetic distortions"
+    empty.provenance = record(run.facts, trained_by, about)
     rounded = {k: v.half().float() if v.is_floating_point() else v for k, v in encoder.state_dict().items()}
-    load_tensors(model.low.encoder, rounded, "the trained encoder")
-    return model, set_pristine_statistics(model, photos, selection)
+    load_tensors(empty.low.encoder, rounded, "the trained encoder")
+    model = empty.to(run.world.device)
+    return model, set_pristine_statistics(model, pristine, Selection())
 
 
-def _loss(encoder, undistorted, views, similarity, training: LowLevelTraining, world: World):
+def _finish(
+    empty: GRepQ, encoder: LowLevelEncoder, run: Run, photos: PhotoList, pristine: PhotoList, about: str | None
+) -> GRepQ:
+    model, skipped = low_level_weights(empty, encoder, run, pristine, about)
+    for why in skipped:
+        LOGGER.warning(f"skipped for the pristine statistics: {why}")
+    examine(model, photos)
+    return model
+
+
+def _start_from(init: Source, encoder: LowLevelEncoder) -> str:
+    start = GRepQ.from_pretrained(init, pathways=["low"])
+    if start.low is None:
+        raise InputError(f"{init} has no low-level pathway to start from")
+    encoder.load_state_dict(start.low.encoder.state_dict())
+    return start.weights_id
+
+
+def _name(recipe: Recipe) -> str:
+    return next((name for name, named in RECIPES.items() if named == recipe), "of its own")
+
+
+def _loss(
+    encoder: nn.Module,
+    undistorted: UndistortedStatistics,
+    views: Tensor,
+    similarity: Tensor,
+    training: LowLevelTraining,
+    world: World,
+) -> Tensor:
     contents, recipe = len(views), training.recipe
     x = views.transpose(0, 1).flatten(0, 2).float().div(255).contiguous(memory_format=torch.channels_last)
     with training.autocast(x.device):
@@ -135,6 +239,6 @@ def _loss(encoder, undistorted, views, similarity, training: LowLevelTraining, w
     return loss
 
 
-def _cosine(training: LowLevelTraining, step: int) -> float:
-    share = (1 + math.cos(math.pi * step / training.steps)) / 2
+def _cosine(training: LowLevelTraining, step: int, steps: int) -> float:
+    share = (1 + math.cos(math.pi * step / steps)) / 2
     return training.final_lr + (training.lr - training.final_lr) * share

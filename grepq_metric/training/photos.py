@@ -6,7 +6,7 @@ import hashlib
 import os
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from grepq_metric.errors import InputError
 from grepq_metric.images import EXTENSIONS, decode_image, find_images
 
+Source = str | Path
 _ENTRY = np.dtype([("shard", "i4"), ("offset", "i8"), ("size", "i8"), ("name", "i8")])
 _FILE = -1
 
@@ -30,7 +31,7 @@ class PhotoList:
     is mapped, not in memory, so that a million photos cost no more than a thousand.
 
     Args:
-        sources: folders, ``.txt`` files and ``.tar`` files.
+        sources: a folder, ``.txt`` file or ``.tar`` file, or a list of them.
 
     Attributes:
         sources: names of the sources, without the folders above them.
@@ -38,17 +39,18 @@ class PhotoList:
 
     Raises:
         FileNotFoundError: a source does not exist, or there is no photo in it.
-        ValueError: a source is of another kind, or is a damaged or compressed tar file.
+        InputError: a source is of another kind, or is a damaged or compressed tar file.
     """
 
-    def __init__(self, sources: list[Path]) -> None:
+    def __init__(self, sources: Source | Sequence[Source]) -> None:
         self._temporary = tempfile.TemporaryDirectory(prefix="grepq-photos-", ignore_cleanup_errors=True)
         self._folder = Path(self._temporary.name)
         self._shards: list[Path] = []
-        self.sources = [Path(source).resolve().name for source in sources]
+        given = [Path(sources)] if isinstance(sources, (str, Path)) else [Path(source) for source in sources]
+        self.sources = [source.resolve().name for source in given]
         digest = hashlib.sha256()
         with (self._folder / "entries").open("wb") as entries, (self._folder / "names").open("wb") as names:
-            for source in map(Path, sources):
+            for source in given:
                 count = 0
                 for name, shard, offset, size, identity in self._scan(source):
                     entries.write(np.array((shard, offset, size, names.tell()), _ENTRY).tobytes())
@@ -74,8 +76,8 @@ class PhotoList:
             with source.open(encoding="utf-8") as lines:
                 for line in map(str.strip, lines):
                     if line:
-                        path = os.path.join(source.parent, line)  # a Path would enter every part into the interpreter's table
-                        yield path, _FILE, 0, os.path.getsize(path) if os.path.exists(path) else 0, line
+                        full = os.path.join(source.parent, line)  # a Path would enter every part into the interpreter's table
+                        yield full, _FILE, 0, os.path.getsize(full) if os.path.exists(full) else 0, line
         elif source.suffix.lower() == ".tar":
             shard = len(self._shards)
             self._shards.append(source.resolve())
@@ -85,7 +87,7 @@ class PhotoList:
                         if member.isfile() and os.path.splitext(member.name)[1].lower() in EXTENSIONS:
                             identity = f"{source.name}/{member.name}"
                             yield f"{source}/{member.name}", shard, member.offset_data, member.size, identity
-                        tar.members = []  # or it would remember them all
+                        tar.members = []  # type: ignore[attr-defined]  # or it would remember them all
             except tarfile.TarError as error:
                 raise InputError(f"{source} is damaged, or compressed, which allows no reading in place: {error}") from error
         else:
@@ -108,7 +110,7 @@ class PhotoList:
         """The file of photo `i`.
 
         Raises:
-            ValueError: it can't be read; the message names it.
+            InputError: it can't be read; the message names it.
         """
         shard, offset, size, _ = self._entries[i]
         try:
@@ -124,7 +126,7 @@ class PhotoList:
         """Photo `i` as ``(3, H, W)`` RGB in [0, 1].
 
         Raises:
-            ValueError: it can't be read, is no image or has a side below `least` pixels; the message names it.
+            InputError: it can't be read, is no image or has a side below `least` pixels; the message names it.
         """
         return self.decode(i, self.read(i), least)
 
@@ -136,7 +138,7 @@ class PhotoList:
             raise InputError(f"{self.name(i)} has {width}x{height} pixels, expected {least} or more on each side")
         return image
 
-    def identity(self) -> dict:
+    def identity(self) -> dict[str, object]:
         """What the list holds, for the record of a run."""
         return {"sources": self.sources, "photos": len(self), "photos_sha256": self.sha256}
 
@@ -147,6 +149,11 @@ class PhotoList:
     def __setstate__(self, state: dict) -> None:
         self.__dict__.update(state)
         self._map()
+
+
+def photo_list(photos: PhotoList | Source | Sequence[Source]) -> PhotoList:
+    """The list itself, or that of its sources; errors as in `PhotoList`."""
+    return photos if isinstance(photos, PhotoList) else PhotoList(photos)
 
 
 @dataclass
@@ -195,7 +202,7 @@ class PhotoDataset(Dataset):
         """The sample at `position` of the run, of photo `index`.
 
         Raises:
-            ValueError: the photo can't be used; the message names it.
+            InputError: the photo can't be used; the message names it.
             OSError: the run can't go on.
         """
         raise NotImplementedError
@@ -204,7 +211,7 @@ class PhotoDataset(Dataset):
         epoch, rank = divmod(position, len(self.photos))
         if epoch != self._epoch:  # shuffling all photos for each sample would cost more than the sample, with many photos
             self._epoch, self._order = epoch, np.random.default_rng([self.seed, epoch]).permutation(len(self.photos))
-        skipped = []
+        skipped: list[str] = []
         for step in range(min(self.tries, len(self.photos))):
             try:
                 return Sample(self.make(int(self._order[(rank + step) % len(self.photos)]), position), skipped)

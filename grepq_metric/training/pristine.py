@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import torch
 import torchvision.transforms.v2.functional as TF
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from grepq_metric.errors import InputError
-from grepq_metric.pathways.low import FEATURES, LowLevelPathway
+from grepq_metric.model import GRepQ
+from grepq_metric.pathways.base import check_number
 from grepq_metric.training.photos import PhotoList
 
 
@@ -31,7 +31,9 @@ class Selection:
     colourfulness: float = 0.80
 
     def __post_init__(self) -> None:
+        check_number("patch_size", self.patch_size, 8, 4096, whole=True)
         for name in ("sharpness", "colourfulness"):
+            check_number(name, getattr(self, name), 0, 1)
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}")
 
@@ -64,64 +66,18 @@ def colourfulness(patches: Tensor) -> Tensor:
     return std.square().sum(0).sqrt() + mean.square().sum(0).sqrt()
 
 
-@torch.inference_mode()
-def feature_statistics(encoder: nn.Module, batches: Iterable[Tensor], chunk_size: int = 64) -> tuple[Tensor, Tensor, int]:
-    """Mean and unbiased covariance of the features of patches.
-
-    Args:
-        encoder: the low-level encoder, in evaluation mode.
-        batches: of patches ``(P, 3, H, W)`` RGB in [0, 1].
-        chunk_size: patches that are encoded at once.
-
-    Returns:
-        ``(128,)`` and ``(128, 128)`` float64, and the number of patches.
-
-    Raises:
-        ValueError: there are fewer than two patches.
-    """
-    parameter = next(encoder.parameters())
-    features = [
-        encoder(chunk.to(parameter.device, parameter.dtype)).double().cpu()
-        for batch in batches
-        for chunk in batch.split(chunk_size)
-        if len(chunk)
-    ]
-    z = torch.cat(features) if features else torch.empty(0, FEATURES)
-    if len(z) < 2:
-        raise InputError(f"pristine statistics need at least 2 patches, the photos gave {len(z)}")
-    if len(z) <= FEATURES:
-        warnings.warn(
-            f"{len(z)} pristine patches for {FEATURES} features: their covariance has no inverse, and distances rest on the "
-            "ridge; give more photos",
-            stacklevel=2,
-        )
-    return z.mean(0), torch.cov(z.T), len(z)
-
-
-def write_statistics(low: LowLevelPathway, batches: Iterable[Tensor]) -> int:
-    """Write the statistics of pristine patches into a low-level pathway; arguments and errors as in `feature_statistics`.
-
-    Returns:
-        The number of patches.
-    """
-    mean, cov, count = feature_statistics(low.encoder, batches)
-    low.pristine_mean.copy_(mean)
-    low.pristine_cov.copy_(cov)
-    return count
-
-
-def set_pristine_statistics(model, photos: PhotoList, selection: Selection) -> list[str]:
-    """Select pristine patches of `photos` and write their statistics and origin into a model with a low-level pathway.
+def set_pristine_statistics(model: GRepQ, photos: PhotoList, selection: Selection) -> list[str]:
+    """Select pristine patches of `photos` and write their statistics and origin into a model, on the model's device.
 
     Returns:
         Why photos were passed over, each with its name.
 
     Raises:
-        ValueError: the model has no low-level pathway, or there are fewer than two patches.
+        InputError: the model has no low-level pathway, or there are fewer than two patches.
     """
     if model.low is None:
         raise InputError(f"{model.name} has no low-level pathway, and so no pristine statistics")
-    skipped = []
+    skipped: list[str] = []
 
     def patches() -> Iterator[Tensor]:
         for i in tqdm(range(len(photos)), desc="pristine", unit="photo", disable=None):
@@ -132,11 +88,6 @@ def set_pristine_statistics(model, photos: PhotoList, selection: Selection) -> l
                 continue
             yield selection(image)
 
-    count = write_statistics(model.low, patches())
-    model.provenance["pristine"] = {
-        **photos.identity(),
-        "skipped": len(skipped),
-        "patches": count,
-        **asdict(selection),
-    }
+    count = model.low.fit_pristine(patches())
+    model.provenance["pristine"] = {**photos.identity(), "skipped": len(skipped), "patches": count, **asdict(selection)}
     return skipped

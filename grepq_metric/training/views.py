@@ -4,151 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from grepq_metric.errors import InputError
-from grepq_metric.heads.features import store_array
-from grepq_metric.training.distortions import DISTORTIONS, LEVELS, STAGES, distort
+from grepq_metric.files import whole_file
+from grepq_metric.training.distortions import DISTORTIONS, distort
 from grepq_metric.training.photos import PhotoDataset, PhotoList
+from grepq_metric.training.recipe import Recipe
 from grepq_metric.training.similarity import pairwise_fsim
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What one training sample is made of.
-
-    Attributes:
-        types: names of distortions in the registry to draw from; a name that is given twice is drawn twice as often.
-        types_per_content: how many of them each content gets; which, depends on the content and the seed.
-        levels: levels (1 to 5) to draw from.
-        levels_per_type: how many of them each type gets.
-        chain: most distortions that one version gets, one after the other as in a camera; how many, and which besides its
-            own, is drawn for each of the content's types. 1: only its own.
-        region: side of the one square of each photo, at a random place, that is distorted, compared and shown in views;
-            0: the whole photo. FSIM halves a photo of 512 pixels, and hardly sees in it a blur that people see.
-        grid: fragments along each side of a view.
-        fragment: side of a square fragment in pixels.
-        chromatic: compare versions by FSIMc, which sees colour, and not by FSIM.
-        power: exponent of the contrastive weights, see `contrastive_weights`.
-        temperature: of the contrastive loss.
-        anchors: also compare each version with the undistorted ones of the other photos in the batch, see
-            `quality_aware_contrastive_loss`.
-        order: weight of a second loss, see `distortion_order_loss`; 0: none.
-    """
-
-    types: tuple[str, ...] = ("gaussian_blur", "jpeg", "white_noise", "exposure")
-    types_per_content: int = 4
-    levels: tuple[int, ...] = (2, 4)
-    levels_per_type: int = 2
-    chain: int = 1
-    region: int = 0
-    grid: int = 7
-    fragment: int = 32
-    chromatic: bool = False
-    power: float = 1.0
-    temperature: float = 0.5
-    anchors: bool = False
-    order: float = 0.0
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.types) - set(DISTORTIONS))
-        if unknown:
-            raise InputError(f"unknown distortion types {unknown}, expected some of {sorted(DISTORTIONS)}")
-        if not 1 <= self.types_per_content <= len(self.types):
-            raise InputError(f"types_per_content must be 1 to {len(self.types)}, got {self.types_per_content}")
-        if not all(1 <= level <= LEVELS for level in self.levels):
-            raise InputError(f"levels must be 1 to {LEVELS}, got {self.levels}")
-        if not 1 <= self.levels_per_type <= len(self.levels):
-            raise InputError(f"levels_per_type must be 1 to {len(self.levels)}, got {self.levels_per_type}")
-        for name in ("chain", "grid", "fragment"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.region and self.region < self.view_size:
-            raise InputError(f"region must be 0 or at least the {self.view_size} pixels of a view, got {self.region}")
-        if not (self.power > 0 and self.temperature > 0):
-            raise InputError(f"power and temperature must be positive, got {self.power} and {self.temperature}")
-        if self.order < 0:
-            raise InputError(f"order must be 0 or more, got {self.order}")
-
-    @property
-    def versions(self) -> int:
-        """Versions of one content, the undistorted one included: D in the paper."""
-        return 1 + self.types_per_content * self.levels_per_type
-
-    @property
-    def view_size(self) -> int:
-        """Side of a view in pixels."""
-        return self.grid * self.fragment
-
-    def distortions_of(self, seed: int) -> list[list[tuple[str, int]]]:
-        """The distorted versions that the content with this seed gets, each a list of (type, level)."""
-        rng = np.random.default_rng(seed)
-        types = rng.permutation(len(self.types))[: self.types_per_content]
-        versions = []
-        for own in types:
-            levels = np.sort(rng.permutation(self.levels)[: self.levels_per_type])
-            others = []
-            if self.chain > 1:
-                drawn = rng.permutation(np.delete(np.arange(len(self.types)), own))[: rng.integers(self.chain)]
-                others = [(self.types[t], int(rng.choice(self.levels))) for t in drawn]
-            for level in levels:
-                version = [(self.types[own], int(level)), *others]
-                versions.append(sorted(version, key=lambda d: STAGES.index(DISTORTIONS[d[0]].stage)))
-        return versions
-
-
-RECIPES = {
-    "paper": Recipe(),
-    "broad": Recipe(types=tuple(DISTORTIONS)[:18], levels=(1, 2, 3, 4, 5), grid=4, chromatic=True),
-    "wild": Recipe(
-        types=(*DISTORTIONS, *3 * ("phone_camera", "night_camera", "digital_zoom")),
-        levels=(1, 2, 3, 4, 5),
-        chain=3,
-        region=256,
-        grid=1,
-        fragment=96,
-        chromatic=True,
-        power=3.0,
-        temperature=0.2,
-        anchors=True,
-        order=0.5,
-    ),
-}
-"""Named recipes. ``paper`` is the paper's. ``broad`` draws 4 of 18 types at 2 of 5 levels, in smaller views. ``wild`` draws
-from all types, those of cameras more often, and applies up to 3 to a version; its views are patches as the zero-shot score
-takes them, versions are compared across photos, too, and the distance to undistorted photos is to follow FSIM."""
-
-
-def recipe(name: str, changes: Mapping[str, object] | None = None) -> Recipe:
-    """A named recipe with changes: values of its fields; one value stands for a list of one, and ``types="all"`` for all.
-
-    Raises:
-        ValueError: there is no such recipe or field, or a value is of another type or out of range.
-    """
-    if name not in RECIPES:
-        raise InputError(f"unknown recipe {name!r}, expected one of {', '.join(RECIPES)}")
-    values = {f.name: getattr(RECIPES[name], f.name) for f in fields(Recipe)}
-    for key, value in (changes or {}).items():
-        if key not in values:
-            raise InputError(f"unknown setting {key!r} of a recipe, expected one of {', '.join(values)}")
-        if key == "types" and value == "all":
-            value = tuple(DISTORTIONS)
-        kind = type(values[key])
-        if kind is tuple:
-            value = tuple(value) if isinstance(value, (list, tuple)) else (value,)
-            value = value if all(type(v) is type(values[key][0]) for v in value) else None
-        elif kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
-            raise InputError(f"{key} of a recipe must be like {values[key]!r}, got {changes[key]!r}")
-        values[key] = value
-    return Recipe(**values)
 
 
 class ContrastiveDataset(PhotoDataset):
@@ -187,7 +54,7 @@ class ContrastiveDataset(PhotoDataset):
         """``(D, 3, H, W)`` uint8 versions of a photo, the undistorted one first, and their cache key.
 
         Raises:
-            ValueError: the photo can't be read or is smaller than a view; the message names it.
+            InputError: the photo can't be read or is smaller than a view; the message names it.
         """
         least = max(self.recipe.view_size, self.recipe.region)
         data = self.photos.read(index)
@@ -206,10 +73,12 @@ class ContrastiveDataset(PhotoDataset):
 
     def _similarity(self, versions: np.ndarray, key: str) -> Tensor:
         path = self.cache / f"{key}.npy"
-        if path.exists():
-            return torch.from_numpy(np.load(path))
+        kept = _load(path, len(versions))
+        if kept is not None:
+            return torch.from_numpy(kept)
         similarity = pairwise_fsim(torch.from_numpy(versions).float() / 255, self.recipe.chromatic)
-        store_array(path, similarity.numpy())
+        with whole_file(path) as part:
+            np.save(part, similarity.numpy())
         return similarity
 
     def _view(self, versions: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -228,7 +97,18 @@ class ContrastiveDataset(PhotoDataset):
                 ]
         return view
 
-    def identity(self) -> dict:
+    def identity(self) -> dict[str, object]:
         """What the samples depend on, for the run's record and for refusing to resume another run."""
         recipe = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.recipe).items()}
         return {**self.photos.identity(), "recipe": recipe, "seed": self.seed}
+
+
+def _load(path: Path, versions: int) -> np.ndarray | None:
+    """Similarities that are kept; None where there are none or the file is damaged, so that they are made anew."""
+    try:
+        with path.open("rb") as stream:
+            similarity = np.lib.format.read_array(stream, allow_pickle=False)
+    except (OSError, ValueError, EOFError, MemoryError):
+        return None
+    whole = similarity.shape == (versions, versions) and similarity.dtype == np.float32 and np.isfinite(similarity).all()
+    return similarity if whole else None
