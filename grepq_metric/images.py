@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import io
+import struct
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO, TypeVar
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageFile, UnidentifiedImageError, features
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from grepq_metric.errors import InputError
@@ -25,6 +32,21 @@ EXTENSIONS = frozenset(
     )
 )
 """File name endings, in lower case, that a folder search takes for photos."""
+PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
+"""File name endings that are read where a package is installed, with the package."""
+CAMERA_RAW = frozenset(
+    f".{name}"
+    for name in (
+        *("3fr", "arw", "cr2", "cr3", "crw", "dng", "erf", "iiq", "kdc", "nef", "nrw", "orf", "pef", "raf", "raw"),
+        *("rw2", "sr2", "srf", "srw", "x3f"),
+    )
+)
+"""File name endings of camera raw files, which are refused: what Pillow finds in one is often a thumbnail."""
+MAX_PIXELS = 200_000_000
+"""Pixels above which a photo is refused before it is decoded; also how many are read ahead at once."""
+
+_MODULES = {"pillow-heif": "pillow_heif", "pillow-jxl-plugin": "pillow_jxl"}
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")  # not MPO: the second picture of a phone's JPEG is no next frame
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -34,16 +56,50 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_TURN, _BITS, _PLANES = 0x0112, 258, 284  # tags of EXIF and TIFF
+_T = TypeVar("_T")
 
 
-def find_images(folder: str | Path, recursive: bool = False, extensions: frozenset[str] = EXTENSIONS) -> Iterator[Path]:
+class PixelLimitError(InputError):
+    """A photo has more pixels than are allowed."""
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What the start of an image file says.
+
+    Attributes:
+        width: in pixels, as stored: before the EXIF orientation is applied.
+        height: likewise.
+        format: Pillow's name of it, for example ``JPEG``.
+        animated: it holds several frames or pages.
+    """
+
+    width: int
+    height: int
+    format: str
+    animated: bool
+
+
+def readable_extensions() -> frozenset[str]:
+    """`EXTENSIONS`, and those of `PLUGINS` whose package is installed."""
+    return EXTENSIONS | {suffix for suffix, package in PLUGINS.items() if _installed(package)}
+
+
+def find_images(folder: str | Path, recursive: bool = True, extensions: frozenset[str] | None = None) -> Iterator[Path]:
     """Photos in a folder by their file name ending, sorted by name, without hidden files and folders.
+
+    Args:
+        folder: where to look.
+        recursive: search its subfolders as well; links to folders are not followed.
+        extensions: endings in lower case; None: `readable_extensions`.
 
     Raises:
         FileNotFoundError: `folder` does not exist.
         NotADirectoryError: `folder` is not a folder.
     """
     folder = Path(folder)
+    extensions = readable_extensions() if extensions is None else extensions
     if not folder.exists():
         raise FileNotFoundError(f"no such folder: {folder}")
     if not folder.is_dir():
@@ -57,20 +113,53 @@ def find_images(folder: str | Path, recursive: bool = False, extensions: frozens
             yield path
 
 
-def read_image(path: str | Path) -> Tensor:
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
     """Read a photo as RGB, upright.
 
-    The EXIF orientation is applied; grey becomes three equal channels; transparency is dropped, as pyiqa does; 16-bit
-    files keep their precision; of an animation or a multi-page file the first image is read.
+    The EXIF orientation is applied; grey becomes three equal channels; transparency is dropped, as pyiqa does; of an
+    animation or a multi-page file the first image is read. 16-bit PNG and TIFF files keep their precision. 32-bit integers
+    have no known white and are refused, as are 16-bit RGB TIFF files in separate planes, which no library here reads
+    rightly; floats must lie in [0, 1]. A truncated file is refused, whatever other code has told Pillow.
+
+    It takes at most 16 bytes a pixel, of which 12 are the result, and the file's own size.
+
+    Args:
+        path: the file.
+        max_pixels: a photo with more is refused before it is decoded. WebP and icons also have Pillow's limit, 179 million.
 
     Returns:
         ``(3, H, W)`` float32 in [0, 1].
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is not an image, is damaged or is in a format that Pillow does not read; the message names it.
+        PixelLimitError: it has more than `max_pixels`; an `InputError`.
+        InputError: the file is not an image, is damaged or is in a format that is not read; the message names it.
     """
-    return decode_image(read_bytes(path), path)
+    data = read_bytes(path)
+    planes = _planes(data, path, max_pixels)
+    del data  # it may be half as large as the result
+    return _as_tensor(planes, path)
+
+
+def decode_image(data: bytes, name: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """The content of an image file as a tensor, as `read_image` returns it; `name` is for messages.
+
+    Raises:
+        PixelLimitError: it has more than `max_pixels`; an `InputError`.
+        InputError: it is not an image, is damaged or is in a format that is not read.
+    """
+    return _as_tensor(_planes(data, name, max_pixels), name)
+
+
+def image_header(data: bytes, name: str | Path) -> ImageHeader:
+    """What the content of an image file says about itself; nothing is decoded.
+
+    Raises:
+        InputError: it is not an image or is in a format that is not read; `name` is in the message.
+    """
+    with _named(data, name), _open(io.BytesIO(data)) as image:
+        kind = image.format or "unknown"
+        return ImageHeader(*image.size, kind, kind in _ANIMATED and getattr(image, "is_animated", False))
 
 
 def read_bytes(path: str | Path) -> bytes:
@@ -83,75 +172,229 @@ def read_bytes(path: str | Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"cannot read {path}: {error}") from error
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
 
 
 def read_ahead(
-    paths: Iterable[str | Path], ahead: int, read: Callable[[str | Path], Any] = read_image
-) -> Iterator[tuple[str | Path, Any]]:
+    paths: Iterable[str | Path],
+    ahead: int,
+    read: Callable[[str | Path], _T],
+    max_pixels: int = MAX_PIXELS,
+) -> Iterator[tuple[str | Path, _T | Exception]]:
     """Paths with what `read` makes of them, up to `ahead` in advance in threads; a failure comes as its exception.
 
-    With `ahead` 1, a photo comes before the next path is asked for.
+    With `ahead` 1, a photo comes before the next path is asked for. Photos are read ahead only while they have no more than
+    `max_pixels` together with the one that is in use; a single larger one comes alone.
     """
 
-    def attempt(path):
+    def attempt(path: str | Path) -> _T | Exception:
         try:
             return read(path)
         except (OSError, ValueError, MemoryError) as error:
             return error
 
-    with ThreadPoolExecutor(2) as pool:
-        waiting: deque = deque()
-        for path in paths:
-            waiting.append((path, pool.submit(attempt, path)))
-            if len(waiting) == ahead:
-                path, future = waiting.popleft()
-                yield path, future.result()
-        while waiting:
-            path, future = waiting.popleft()
-            yield path, future.result()
-
-
-def decode_image(data: bytes, name: str | Path) -> Tensor:
-    """The content of an image file as a tensor, as `read_image` returns it; `name` is for messages.
-
-    Raises:
-        ValueError: it is not an image, is damaged or is in a format that Pillow does not read.
-    """
+    pool = ThreadPoolExecutor(2)
     try:
-        array = _deep_png(data)
-        if array is None:
-            array = _read_with_pillow(data)
-    except Exception as error:  # the many decoders raise what they like, from struct.error to cv2.error
+        waiting: deque[tuple[str | Path, Future[_T | Exception], int]] = deque()
+        for path in paths:
+            pixels = _pixels(path) if ahead > 1 else 0
+            while waiting and pixels + sum(count for _, _, count in waiting) > max_pixels:
+                earlier, future, _ = waiting.popleft()
+                yield earlier, future.result()
+            waiting.append((path, pool.submit(attempt, path), pixels))
+            if len(waiting) == ahead:
+                earlier, future, _ = waiting.popleft()
+                yield earlier, future.result()
+        while waiting:
+            earlier, future, _ = waiting.popleft()
+            yield earlier, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # who stops early, for example with Ctrl-C, does not wait for photos
+
+
+def why_unreadable(suffix: str) -> str | None:
+    """Why files of a name ending (in lower case) are not read and what helps; None: nothing is known against them."""
+    if suffix in CAMERA_RAW:
+        return "camera raw: export it as TIFF or JPEG"
+    if suffix in PLUGINS and not _installed(PLUGINS[suffix]):
+        return f"Pillow does not read it: pip install {PLUGINS[suffix]}"
+    return None
+
+
+def _pixels(path: str | Path) -> int:
+    """Pixels of a photo by its header; 0 if there is none, which is for the reading to say."""
+    path = Path(path)
+    if path.is_file():  # a pipe can be read only once
+        with suppress(Exception), path.open("rb") as stream, _open(stream) as image:
+            return image.size[0] * image.size[1]
+    return 0
+
+
+def _installed(package: str) -> bool:
+    return importlib.util.find_spec(_MODULES[package]) is not None
+
+
+@contextmanager
+def _named(data: bytes, name: str | Path) -> Iterator[None]:
+    """What decoders raise, from struct.error to cv2.error, as an `InputError` that names the file."""
+    suffix = Path(name).suffix.lower()
+    why = why_unreadable(suffix)
+    if suffix in CAMERA_RAW:
+        raise InputError(f"cannot read {name}: {why}")
+    try:
+        yield
+    except InputError as error:
+        raise type(error)(f"cannot read {name} as an image: {error}") from error
+    except MemoryError as error:
+        raise InputError(f"cannot read {name}: not enough memory") from error
+    except UnidentifiedImageError as error:
+        if why is None:
+            why = _what_it_is(data)
+        raise InputError(f"cannot read {name} as an image: {why}") from error
+    except Exception as error:
         raise InputError(f"cannot read {name} as an image: {error}") from error
-    if array.ndim == 2:
-        array = np.repeat(array[..., None], 3, axis=2)
-    if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-        raise InputError(
-            f"{name} holds values from {array.min():g} to {array.max():g}, expected an 8- or 16-bit image or 0 to 1"
-        )
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
 
 
-def _read_with_pillow(data: bytes) -> np.ndarray:
-    # Never by name: Pillow maps an uncompressed TIFF of a given name into memory, and then mixes up the sides of a turned one.
-    with Image.open(io.BytesIO(data)) as image:
-        image.load()  # turns a TIFF upright, and removes the tag
-        # Not ImageOps.exif_transpose: it rewrites the whole EXIF block, and fails on an odd tag that does not matter here.
-        image = image.transpose(_UPRIGHT[turn]) if (turn := image.getexif().get(0x0112)) in _UPRIGHT else image
-        if image.mode.startswith("I;16") or image.mode == "I":
-            return np.asarray(image, np.float32) / 65535
-        if image.mode == "F":
-            return np.asarray(image, np.float32)
-        return np.asarray(image.convert("RGB"), np.float32) / 255
+def _what_it_is(data: bytes) -> str:
+    if not data:
+        return "it is empty"
+    brand = data[8:12] if data[4:8] == b"ftyp" else b""
+    if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1"):
+        return why_unreadable(".heic") or "damaged HEIC"
+    if brand in (b"avif", b"avis"):
+        return "damaged AVIF" if features.check("avif") else "this Pillow reads no AVIF: pip install --upgrade pillow"
+    return "it is damaged, or in no format that Pillow reads"
 
 
-def _deep_png(data: bytes) -> np.ndarray | None:
-    """A 16-bit PNG as float RGB, or None for any other file: Pillow would cut RGB down to 8 bits."""
-    if not data.startswith(b"\x89PNG") or data[24:25] != b"\x10":  # the bit depth in the IHDR chunk, which is always first
-        return None
+def _load_plugins() -> None:
+    Image.preinit()  # the common formats first: the order in which they are tried
+    Image.init()
+    if "HEIF" not in Image.ID and _installed("pillow-heif"):
+        importlib.import_module("pillow_heif").register_heif_opener()
+    if "JXL" not in Image.ID and _installed("pillow-jxl-plugin"):
+        importlib.import_module("pillow_jxl")  # registers itself
+
+
+def _open(stream: BinaryIO) -> Image.Image:
+    """As `Image.open`, without Pillow's own limit, which warns and raises at other numbers of pixels than ours."""
+    _load_plugins()
+    prefix = stream.read(16)
+    for name in list(Image.ID):
+        factory, accepts = Image.OPEN[name]
+        answer = accepts is None or accepts(prefix)
+        if answer and not isinstance(answer, str):  # a string says what is missing to read it
+            stream.seek(0)
+            with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what plugins raise for what is not theirs
+                # Never by name: Pillow maps an uncompressed TIFF of a given name into memory, and then mixes up the sides of
+                # a turned one.
+                return factory(stream, "")
+    raise UnidentifiedImageError("no plugin knows it")
+
+
+@dataclass
+class _Planes:
+    """One grey or three colour planes, as OpenCV or Pillow decoded them, and the value that is white."""
+
+    planes: list[np.ndarray | Image.Image]
+    white: int
+
+
+def _planes(data: bytes, name: str | Path, max_pixels: int) -> _Planes:
+    with _named(data, name):
+        if data.startswith(b"\x89PNG") and data[24:25] == b"\x10":  # the bit depth in the IHDR chunk, which is always first
+            width, height = struct.unpack(">II", data[16:24])
+            _check_size(width, height, max_pixels)
+            return _deep(data, "PNG")
+        while True:
+            with _whole_files_only():
+                planes = _with_pillow(data, max_pixels)
+                if not ImageFile.LOAD_TRUNCATED_IMAGES:  # as it was: else other code has set it meanwhile
+                    return planes
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        size = f"{width} x {height} = {width * height / 1e6:.4g} megapixels"
+        raise PixelLimitError(f"it has {size}, more than the limit of {max_pixels / 1e6:g}")
+
+
+def _deep(data: bytes, kind: str) -> _Planes:
+    """A 16-bit PNG or TIFF: Pillow would cut RGB down to 8 bits."""
     # IMREAD_ANYDEPTH keeps 16 bits, IMREAD_COLOR makes three channels and applies the orientation.
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
-    if array is None:
-        raise InputError("damaged 16-bit PNG")
-    return array[..., ::-1].astype(np.float32) / 65535
+    if array is None or array.dtype != np.uint16:
+        raise InputError(f"damaged 16-bit {kind}")
+    return _Planes([np.ascontiguousarray(array[..., channel]) for channel in (2, 1, 0)], 65535)
+
+
+def _with_pillow(data: bytes, max_pixels: int) -> _Planes:
+    with _open(io.BytesIO(data)) as image:
+        _check_size(*image.size, max_pixels)
+        tags = dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
+        bits = tuple(tags.get(_BITS, ()))
+        if image.mode in ("RGB", "RGBA", "RGBX") and bits[:3] == (16, 16, 16):
+            if tags.get(_PLANES, 1) != 1:
+                raise InputError("a 16-bit RGB TIFF in separate planes: store its channels interleaved")
+            return _deep(data, "TIFF")
+        image.load()  # turns a TIFF upright, and removes the tag
+        _check_size(*image.size, max_pixels)  # an icon tells only now
+        # Not ImageOps.exif_transpose: it rewrites the whole EXIF block, and fails on an odd tag that does not matter here.
+        turn = image.getexif().get(_TURN)
+        upright: Image.Image = image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image
+    if upright.mode.startswith("I;16"):
+        return _Planes([upright], 4095 if bits == (12,) else 65535)
+    if upright.mode == "I":
+        if image.format != "PPM":  # which Pillow scales to 16 bits
+            raise InputError(
+                f"{image.format} of 32-bit or signed integers, whose white is not known: expected 8 or 16 bits, or floats"
+            )
+        return _Planes([upright], 65535)
+    if upright.mode == "F":
+        return _Planes([upright], 1)
+    if upright.mode in ("1", "L", "LA"):
+        return _Planes([upright.convert("L")], 255)
+    return _Planes(list((upright if upright.mode == "RGB" else upright.convert("RGB")).split()), 255)
+
+
+def _as_tensor(decoded: _Planes, name: str | Path) -> Tensor:
+    """Plane by plane: each is let go before the next is converted, so that memory stays near that of the result."""
+    planes, channel = decoded.planes, 0
+    width, height = planes[0].size if isinstance(planes[0], Image.Image) else planes[0].shape[::-1]
+    try:
+        out = torch.empty(3, height, width)
+    except RuntimeError as error:  # torch's way of running out of memory
+        raise InputError(f"cannot read {name}: not enough memory for {width} x {height} pixels") from error
+    values = out.numpy()
+    while planes:
+        plane = np.asarray(planes.pop(0))
+        np.divide(plane, np.float32(decoded.white), out=values[channel], casting="same_kind")
+        channel += 1
+    if decoded.white == 1 and not (values[0].min() >= 0 and values[0].max() <= 1):  # NaN is neither
+        raise InputError(
+            f"{name} holds values from {values[0].min():g} to {values[0].max():g}, expected an 8- or 16-bit image or 0 to 1"
+        )
+    if channel == 1:
+        values[1:] = values[0]
+    return out
+
+
+_thread = threading.local()
+
+
+class _TruncatedElsewhere(int):
+    """Pillow's LOAD_TRUNCATED_IMAGES where other code has set it: true for them, false in a thread that reads for us."""
+
+    def __bool__(self) -> bool:
+        return not getattr(_thread, "reading", False)
+
+
+@contextmanager
+def _whole_files_only() -> Iterator[None]:
+    """Have Pillow refuse truncated files in this thread. Other threads' reading stays as they want it, without a lock."""
+    _thread.reading = True
+    try:
+        if ImageFile.LOAD_TRUNCATED_IMAGES:
+            ImageFile.LOAD_TRUNCATED_IMAGES = _TruncatedElsewhere(1)  # type: ignore[assignment]
+        yield
+    finally:
+        _thread.reading = False

@@ -133,8 +133,8 @@ def test_folders_are_searched_by_ending(tmp_path, pixels):
             (tmp_path / name).write_text("x")
         else:
             Image.fromarray(pixels).save(tmp_path / name)
-    assert [p.name for p in find_images(tmp_path)] == ["a.png", "b.JPG"]
-    assert [p.name for p in find_images(tmp_path, recursive=True)] == ["a.png", "b.JPG", "c.jpeg"]
+    assert [p.name for p in find_images(tmp_path)] == ["a.png", "b.JPG", "c.jpeg"]
+    assert [p.name for p in find_images(tmp_path, recursive=False)] == ["a.png", "b.JPG"]
     with pytest.raises(FileNotFoundError, match="absent"):
         list(find_images(tmp_path / "absent"))
     with pytest.raises(NotADirectoryError, match=r"a\.png"):

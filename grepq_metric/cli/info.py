@@ -1,34 +1,74 @@
-"""``grepq info``: what is installed, and what weights are."""
+"""``grepq info``: what is installed, and what weights and heads are."""
 
 from __future__ import annotations
 
 import json
 import platform
+from pathlib import Path
 
 import typer
 
+EPILOG = """\
+**Examples**
+
+`grepq info` lists what is built in.
+
+`grepq info grepq-ll` tells where these weights come from.
+
+`grepq info mos.safetensors` describes a head of `grepq fit`.
+"""
+
 
 def info(
-    weights: str = typer.Argument(None, help="A built-in name, a weights folder or a Hub repository to describe."),
+    weights: str = typer.Argument(
+        None,
+        metavar="[WHAT]",
+        help="A built-in name or tag, a weights folder, a Hub repository, or a head: what `grepq fit` learned from ratings.",
+    ),
 ) -> None:
-    """Show versions and the built-in weights, or what given weights are and where they come from."""
-    import torch
-    from rich.console import Console
-    from rich.table import Table
+    """Show versions and the built-in weights, or what given weights or a head are and where they come from.
 
-    from grepq_metric import __version__
-    from grepq_metric.model import GRepQ
-    from grepq_metric.weights import BUILT_IN
+    A tag names one set of values for ever; a name means its newest tag.
+    """
+    if weights is None:
+        _installed()
+    elif _is_head(weights):
+        from grepq_metric.heads import describe
 
-    if weights is not None:
+        typer.echo(json.dumps(describe(weights), indent=2))
+    else:
+        from grepq_metric.model import GRepQ
+
         model = GRepQ.from_pretrained(weights)
         typer.echo(model.weights_id)
         typer.echo(json.dumps(model.config, indent=2))
-        return
+
+
+def _installed() -> None:
+    import torch
+
+    from grepq_metric import __version__, catalog
+
     devices = "cpu" + (f", {torch.cuda.device_count()} CUDA" if torch.cuda.is_available() else "")
     typer.echo(f"grepq {__version__}, torch {torch.__version__}, Python {platform.python_version()}, devices: {devices}")
-    table = Table("weights", "pathways", "network", "what", "licence", box=None)
-    for entry in BUILT_IN.values():
-        needs = "first use" if entry.needs_hub else "never"
-        table.add_row(entry.name, " + ".join(entry.pathways), needs, entry.source, entry.licence)
-    Console().print(table)
+    for entry in catalog.ENTRIES:
+        low, high = entry.score_range
+        download = "no download" if entry.clip is None else f"downloads {entry.clip.size / 1e6:.0f} MB at first use"
+        newest = " (the newest of its name)" if catalog.find(entry.name) is entry else ""
+        typer.echo(f"\n{entry.name}, tag {entry.tag}{newest}")
+        typer.echo(f"    {entry.source}; {download}; licence {entry.licence}")
+        typer.echo(f"    {' + '.join(entry.pathways)} pathway, scores from {low:g} to {high:g}, higher is better")
+    typer.echo("\nThe low pathway sees how sharp and clean a photo is, the high one what CLIP thinks of it.")
+
+
+def _is_head(what: str) -> bool:
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(what)
+    if path.suffix != ".safetensors" or not path.is_file():
+        return False
+    try:
+        with safe_open(path, "pt") as file:
+            return (file.metadata() or {}).get("format", "").startswith("grepq-metric head")
+    except (SafetensorError, OSError):
+        return False  # the loading of weights says what is wrong with it

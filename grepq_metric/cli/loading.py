@@ -10,7 +10,11 @@ from grepq_metric.model import GRepQ
 
 
 def load_model(metric: str | None, weights: str | None, device: str | None) -> GRepQ:
-    """The model that --metric and --weights ask for, on --device."""
+    """The model that --metric and --weights ask for, on --device.
+
+    Raises:
+        InputError: an option names what is not there, or a device that can't be used.
+    """
     entry = None if metric is None else catalog.find(metric)
     if metric is not None and entry is None:
         raise InputError(f"unknown metric {metric!r}, expected one of {', '.join(catalog.names())}")
@@ -19,5 +23,6 @@ def load_model(metric: str | None, weights: str | None, device: str | None) -> G
         torch.empty(0, device=where, dtype=torch.float64)  # the distance needs it, and Apple's MPS lacks it
     except (RuntimeError, AssertionError, TypeError) as error:
         raise InputError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
-    options = {} if entry is None or weights is None else {"pathways": entry.pathways}
-    return GRepQ.from_pretrained(weights or metric or "grepq-ll", **options).to(where)
+    if entry is not None and weights is not None:
+        return GRepQ.from_pretrained(weights, pathways=entry.pathways).to(where)
+    return GRepQ.from_pretrained(weights or metric or "grepq-ll").to(where)

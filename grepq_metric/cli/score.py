@@ -2,220 +2,199 @@
 
 from __future__ import annotations
 
-import csv
-import glob
-import hashlib
-import json
-import os
-import re
-import sys
-from collections.abc import Iterator
-from enum import Enum
+import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING
 
 import typer
 
+from grepq_metric.cli.photos import PhotoArguments
+from grepq_metric.cli.progress import Progress
+from grepq_metric.cli.writers import Format, Results, format_for, refuse_existing
 from grepq_metric.errors import InputError
 
-COLUMNS = ("path", "score", "low", "high", "width", "height", "error")
+if TYPE_CHECKING:
+    from grepq_metric.cli.maps import MapFolder
+    from grepq_metric.cli.scoring import Scorer
 
+EPILOG = """\
+**Examples**
 
-class Format(str, Enum):
-    """How results are written."""
+`grepq score photo.jpg holiday/` scores a photo and those of a folder.
 
-    table = "table"
-    csv = "csv"
-    json = "json"
-    jsonl = "jsonl"
+`grepq score holiday -o scores.csv` writes a table for a spreadsheet.
+
+`grepq score holiday -o scores.jsonl --map maps` also draws where each photo is good and bad.
+
+`grepq score holiday --head mos.safetensors --interval 0.9` predicts your raters' scores.
+
+`find . -name '*.jpg' -print0 | grepq score -0 -` takes names from another program.
+"""
 
 
 def score(
     paths: list[str] = typer.Argument(
-        ..., metavar="PATH...", help="Photos, folders, globs in quotes, or - for a list of photos on standard input."
+        ...,
+        metavar="PATH",
+        help="Photos, folders, globs in quotes, or - for names on standard input, one a line; -- before a name that starts "
+        "with a dash.",
     ),
     metric: str = typer.Option(
         None,
-        help="**grepq-ll** (default): low-level, no network. **grepq**: both pathways, and **grepq-hl**: CLIP alone; they "
-        "download CLIP once.",
+        help="**grepq-ll** (default): low-level, how sharp and clean a photo is; no network. **grepq-hl**: high-level, what "
+        "CLIP, a network that knows pictures and words, thinks of it. **grepq**: the sum of both. The latter two download "
+        "CLIP once, 408 MB.",
     ),
     weights: str = typer.Option(
-        None, help="A weights folder or a Hub repository user/name; alone, it also decides the metric."
+        None, help="Other weights: a folder or a Hub repository user/name; alone, they also decide the metric."
     ),
-    head: Path = typer.Option(None, help="A head of `grepq fit`: the score is then the MOS that it predicts."),
+    head: Path = typer.Option(
+        None,
+        metavar="FILE",
+        help="A head, what `grepq fit` learned from your own ratings: instead of scores, print the mean opinion score (MOS) "
+        "that it predicts, on your scale.",
+    ),
+    interval: float = typer.Option(
+        None, metavar="SHARE", help="With --head: bounds between which this share of MOS will lie, for example 0.9."
+    ),
     device: str = typer.Option(None, help="Torch device, such as cpu or cuda:1. Default: cuda if there is one, else cpu."),
-    recursive: bool = typer.Option(False, "--recursive", "-r", help="Search folders with all their subfolders."),
-    format: Format = typer.Option(Format.table, help="json is one array, jsonl one object a line."),
-    output: Path = typer.Option(None, "--output", "-o", help="Write results to this file instead of standard output."),
-    map: Path = typer.Option(None, metavar="DIR", help="Also draw the quality map over each photo, as a PNG in this folder."),
+    recursive: bool = typer.Option(True, "--recursive/--no-recursive", help="Search folders with all their subfolders."),
+    null: bool = typer.Option(False, "--null", "-0", help="Names on standard input end with a NUL byte: `find -print0`."),
+    format: Format = typer.Option(
+        None,
+        help="Default: by the ending of --output, else a table. json is one array, which a killed run leaves open; jsonl, one "
+        "object a line, is whole at any time.",
+    ),
+    output: Path = typer.Option(
+        None, "--output", "-o", metavar="FILE", help="Write to this .csv, .json, .jsonl or .txt file, a row at once."
+    ),
+    map: Path = typer.Option(
+        None,
+        metavar="DIR",
+        help="Also draw over each photo how far its parts are from pristine (undistorted) photos, as a PNG in this folder.",
+    ),
+    overwrite: bool = typer.Option(
+        False,
+        "--overwrite",
+        help="Replace an existing --output and maps; inputs never. Names on standard input are then read to the end first.",
+    ),
+    max_pixels: float = typer.Option(
+        200, metavar="MEGAPIXELS", help="Refuse photos above this many million pixels, each of which takes up to 16 bytes."
+    ),
 ) -> None:
     """Score photos; higher is better.
 
     Results appear as they are computed. A photo that can't be read gets a row with the error; the others are still scored,
     and the exit status is 1.
     """
-    import torch
-    from tqdm import tqdm
-
-    from grepq_metric.cli.loading import load_model
-    from grepq_metric.images import read_ahead
-
-    if output is not None and not output.parent.is_dir():
-        raise FileNotFoundError(f"no such folder: {output.parent}")
-    model = load_model(metric, weights, device)
-    regressor = None
-    if head is not None:
-        from grepq_metric.heads.regressor import GRepQRegressor
-
-        regressor = GRepQRegressor.load(head, model)
-    if map is not None:
-        if model.low is None:
-            raise InputError(f"--map needs the low-level pathway, which {model.weights_id} lacks")
-        map.mkdir(parents=True, exist_ok=True)
-    typer.echo(f"{model.weights_id} on {next(model.parameters()).device}", err=True)
-
-    listed = _expand(paths, recursive)
-    items = listed if "-" in paths else list(listed)
-    failed = 0
-    stream = output.open("w", newline="", encoding="utf-8", errors="surrogateescape") if output else sys.stdout
-    for standard in (sys.stdin, sys.stdout):  # file names need not be valid text, and are no matter of the locale
-        if hasattr(standard, "reconfigure"):
-            standard.reconfigure(encoding="utf-8", errors="surrogateescape")
-    writer = WRITERS[format](stream)
-    total = len(items) if isinstance(items, list) else None
-    try:
-        with torch.inference_mode(), tqdm(total=total, unit="photo", disable=None, leave=False) as bar:
-            # One ahead of a pipe: who writes paths to it may wait for the score.
-            for path, image in read_ahead(items, 3 if total else 1):
-                row = _score_one(model, regressor, path, image, map)
-                failed += row["error"] is not None
-                with bar.external_write_mode(file=stream):
-                    writer.row(row)
-                    stream.flush()
-                bar.update()
-    finally:
-        writer.end()
-        if output:
-            stream.close()
-    if failed:
-        typer.secho(f"{failed} of the photos could not be scored", fg="yellow", err=True)
+    output_format = format_for(output, format)
+    _check(output, head, interval, max_pixels)
+    photos = PhotoArguments(paths, recursive, null)
+    listed = photos.all() if overwrite or not photos.streamed else None
+    maps = _protect(listed or (), output, map, overwrite, head, weights)
+    if listed is not None:
+        _tell(photos.notes())
+    scorer = _load(metric, weights, device, head, interval, maps, int(max_pixels * 1e6), photos)
+    progress = Progress(None if listed is None else len(listed))
+    with Results(output, output_format, scorer.columns(), overwrite) as results:
+        try:
+            _run(photos if listed is None else listed, 1 if listed is None else 3, scorer, results, progress)
+        except KeyboardInterrupt:
+            progress.close()
+            kept = f", kept in {output}" if output is not None and progress.done else ""
+            typer.echo(f"interrupted: {progress.done} photos are done{kept}", err=True)
+            raise typer.Exit(130) from None
+        finally:
+            progress.close()
+    if listed is None:
+        _tell(photos.notes())
+    if not progress.done:
+        raise InputError("no names of photos came on standard input")
+    _tell([_summary(progress, output, map)], "yellow" if progress.failed else None)
+    if progress.failed:
         raise typer.Exit(1)
 
 
-def _expand(paths: list[str], recursive: bool) -> Iterator[str]:
-    """Photos behind the arguments, written as the user wrote them."""
-    from grepq_metric.images import find_images
-
-    for given in paths:
-        if given == "-":
-            yield from filter(None, (line.rstrip("\r\n") for line in sys.stdin))
-        elif os.path.isdir(given):
-            yield from (os.path.join(given, found.relative_to(given)) for found in find_images(given, recursive))
-        elif not os.path.exists(given) and glob.has_magic(given):
-            yield from sorted(glob.glob(given, recursive=True)) or [given]
-        else:
-            yield given
+def _check(output: Path | None, head: Path | None, interval: float | None, max_pixels: float) -> None:
+    if output is not None and not output.parent.is_dir():
+        raise FileNotFoundError(f"no such folder: {output.parent}")
+    if head is not None and not head.is_file():
+        raise FileNotFoundError(f"no such head: {head}")
+    if interval is not None and head is None:
+        raise InputError("--interval is about a predicted MOS: it needs --head")
+    if interval is not None and not 0 < interval < 1:
+        raise InputError(f"--interval must be between 0 and 1, got {interval:g}")
+    if not (0 < max_pixels < math.inf):
+        raise InputError(f"--max-pixels must be a positive number of megapixels, got {max_pixels:g}")
 
 
-def _score_one(model, regressor, path: str, image, map_folder: Path | None) -> dict:
-    row = dict.fromkeys(COLUMNS)
-    row["path"] = path
-    if isinstance(image, Exception):
-        row["error"] = str(image)
-        return row
-    row["height"], row["width"] = image.shape[1:]
-    try:
-        x = image.unsqueeze(0).to(next(model.parameters()).device)
-        parts = model.components(x) if regressor is None else {"score": regressor.mos(x)}
-        row.update({key: value.item() for key, value in parts.items() if key in row and value is not None})
-        if map_folder is not None:
-            _write_map(model, x, map_folder / _map_name(path))
-    except Exception as error:  # too large for the device or for OpenCV, a full disk: the other photos go on
-        row["error"] = str(error) or repr(error)
-    return row
+def _protect(
+    photos: Iterable[str], output: Path | None, folder: Path | None, overwrite: bool, head: Path | None, weights: str | None
+) -> MapFolder | None:
+    """Refuse outputs that would destroy something, before anything is written or loaded."""
+    from grepq_metric.cli.maps import MapFolder, input_identities
+
+    if output is None and folder is None:
+        return None
+    inputs = input_identities(photos, head, weights)
+    if output is not None:
+        refuse_existing(output, "--output", inputs, overwrite)
+    if folder is None:
+        return None
+    maps = MapFolder(folder, overwrite)
+    maps.prepare(photos, inputs)
+    return maps
 
 
-def _map_name(path: str) -> str:
-    """A file name for the map of a photo: its own, and for a photo elsewhere its path and what tells like ones apart."""
-    if not re.search(r"[\\/:]", path):
-        return f"{path}.map.png"
-    flat = re.sub(r"[\\/:]+", "__", path)[-180:].lstrip("_.")
-    return f"{flat}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:6]}.map.png"
+def _load(
+    metric: str | None,
+    weights: str | None,
+    device: str | None,
+    head: Path | None,
+    interval: float | None,
+    maps: MapFolder | None,
+    max_pixels: int,
+    photos: PhotoArguments,
+) -> Scorer:
+    from grepq_metric.cli.loading import load_model
+    from grepq_metric.cli.scoring import Scorer
+    from grepq_metric.heads.regressor import GRepQRegressor
+
+    model = load_model(metric, weights, device)
+    if maps is not None and model.low is None:
+        raise InputError(f"--map needs the low-level pathway, which {model.weights_id} lacks")
+    regressor = None if head is None else GRepQRegressor.load(head, model)
+    typer.echo(f"{model.weights_id} on {model.device}", err=True)
+    return Scorer(model, regressor, interval, maps, max_pixels, photos.problems)
 
 
-def _write_map(model, x, path: Path) -> None:
-    import cv2
+def _run(photos: Iterable[str], ahead: int, scorer: Scorer, results: Results, progress: Progress) -> None:
+    """Score photos one after the other. With a pipe, one is read at once: who writes names to it may wait for the score."""
+    import torch
 
-    from grepq_metric.cli.overlay import draw
+    from grepq_metric.images import read_ahead
 
-    done, data = cv2.imencode(".png", draw(model, x))
-    if not done:
-        raise InputError(f"cannot encode {path}")
-    path.write_bytes(data)
-
-
-class TableWriter:
-    """Columns for people; the path comes last, since it has no fixed width."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-        stream.write(f"{'score':>7} {'low':>7} {'high':>7} {'width':>6} {'height':>6}  path\n")
-
-    def row(self, row: dict) -> None:
-        """Write one result."""
-        numbers = ["-" if row[key] is None else f"{row[key]:.4f}" for key in ("score", "low", "high")]
-        sizes = ["-" if row[key] is None else str(row[key]) for key in ("width", "height")]
-        text = " ".join([*(f"{n:>7}" for n in numbers), *(f"{s:>6}" for s in sizes)])
-        error = f"  error: {row['error']}" if row["error"] else ""
-        self.stream.write(f"{text}  {row['path']}{error}\n")
-
-    def end(self) -> None:
-        """Nothing to close."""
+    with torch.inference_mode():
+        for path, found in read_ahead(photos, ahead, scorer.read, scorer.max_pixels):
+            row = scorer.row(str(path), found)
+            with progress.paused():
+                results.row(row)
+            progress.advance(row["error"] is not None)
 
 
-class CsvWriter:
-    """Comma-separated values with a header; an absent value is empty."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-        self.writer.writeheader()
-
-    def row(self, row: dict) -> None:
-        """Write one result."""
-        self.writer.writerow(row)
-
-    def end(self) -> None:
-        """Nothing to close."""
+def _summary(progress: Progress, output: Path | None, maps: Path | None) -> str:
+    scored = progress.done - progress.failed
+    text = f"{scored} {'photo' if scored == 1 else 'photos'} scored"
+    if progress.failed:
+        text += f", {progress.failed} of the photos could not be scored (see error)"
+    if output is not None:
+        text += f"; written to {output}"
+    return text + (f"; maps in {maps}" if maps is not None else "")
 
 
-class JsonlWriter:
-    """One JSON object a line."""
+def _tell(lines: Iterable[str], colour: str | None = None) -> None:
+    from grepq_metric.cli.writers import one_line
 
-    def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
-
-    def row(self, row: dict) -> None:
-        """Write one result."""
-        self.stream.write(json.dumps(row) + "\n")
-
-    def end(self) -> None:
-        """Nothing to close."""
-
-
-class JsonWriter:
-    """One JSON array, written element by element."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self.stream, self.separator = stream, "[\n"
-
-    def row(self, row: dict) -> None:
-        """Write one result."""
-        self.stream.write(self.separator + json.dumps(row))
-        self.separator = ",\n"
-
-    def end(self) -> None:
-        """Close the array."""
-        self.stream.write("\n]\n" if self.separator == ",\n" else "[]\n")
-
-
-WRITERS = {Format.table: TableWriter, Format.csv: CsvWriter, Format.json: JsonWriter, Format.jsonl: JsonlWriter}
+    for line in lines:
+        typer.secho(one_line(line), fg=colour, err=True)

@@ -1,0 +1,164 @@
+"""The photos that a command's arguments name."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from grepq_metric.errors import InputError
+
+_EXAMPLES = 3
+_BLOCK = 1 << 16
+
+
+class PhotoArguments:
+    """Photos behind paths, folders, globs and ``-``, written as the user wrote them, each once.
+
+    Args:
+        arguments: as given on the command line.
+        recursive: search folders with their subfolders.
+        null: names on standard input end with a NUL byte, as ``find -print0`` writes them, and not with a line.
+
+    Attributes:
+        streamed: names come on standard input, and may still be in the making.
+        problems: what is wrong with an argument that was passed on as it is, by the argument.
+        repeated: second spellings of photos that were named before, with the first one; only `repeats` of them are kept.
+        repeats: how many there were.
+        skipped: files in the searched folders that are no readable photos, by file name ending.
+    """
+
+    def __init__(self, arguments: Sequence[str], recursive: bool = True, null: bool = False) -> None:
+        if null and "-" not in arguments:
+            raise InputError("-0 is about names on standard input: it goes with -")
+        self.arguments, self.recursive, self.null = list(arguments), recursive, null
+        self.streamed = "-" in self.arguments
+        self.problems: dict[str, str] = {}
+        self.repeated: list[tuple[str, str]] = []
+        self.repeats = 0
+        self.skipped: Counter[str] = Counter()
+
+    def __iter__(self) -> Iterator[str]:
+        seen: dict[str, str] = {}
+        for path in self._named():
+            # Hard links are different photos: they are what copies of a data set are often made of.
+            place = os.path.realpath(path)
+            if place not in seen:
+                seen[place] = path
+                yield path
+                continue
+            self.repeats += 1
+            if self.repeats <= _EXAMPLES:
+                self.repeated.append((path, seen[place]))
+
+    def all(self) -> list[str]:
+        """All of them.
+
+        Raises:
+            InputError: there is none; the message says what was found instead.
+        """
+        photos = list(self)
+        if not photos and self.streamed:
+            raise InputError("no names of photos came on standard input")
+        if all(path in self.problems for path in photos):
+            raise InputError("; ".join(self.problems.values()))
+        return photos
+
+    def notes(self) -> list[str]:
+        """What the user should know of what was left out, a line each."""
+        lines = []
+        if self.skipped:
+            lines.append(f"skipped in folders: {_kinds(self.skipped)}")
+        if self.repeats:
+            examples = ", ".join(f"{path} is {first}" for path, first in self.repeated)
+            more = ", ..." if self.repeats > len(self.repeated) else ""
+            lines.append(f"named more than once, scored once: {self.repeats} ({examples}{more})")
+        return lines
+
+    def _named(self) -> Iterator[str]:
+        for given in self.arguments:
+            if given == "-":
+                yield from _from_standard_input(self.null)
+            elif os.path.isdir(given):
+                yield from self._in_folder(given)
+            elif not os.path.lexists(given) and glob.has_magic(given):
+                yield from sorted(glob.glob(given, recursive=True)) or [given]
+            else:
+                yield given
+
+    def _in_folder(self, folder: str) -> Iterator[str]:
+        from grepq_metric.images import find_images
+
+        empty = True
+        for found in find_images(folder, self.recursive):
+            empty = False
+            yield os.path.join(folder, found.relative_to(folder))
+        skipped = _other_files(folder, self.recursive)
+        self.skipped += skipped
+        if empty:
+            found_instead = f", only {_kinds(skipped)}" if skipped else ""
+            subfolders = "" if self.recursive else " itself; its subfolders were not searched"
+            self.problems[folder] = f"no photos in {folder}{subfolders}{found_instead}"
+            yield folder
+
+
+def _other_files(folder: str, recursive: bool) -> Counter[str]:
+    """Files that a search for photos passes over, by name ending; hidden ones are not counted."""
+    from grepq_metric.images import readable_extensions
+
+    readable = readable_extensions()
+    others: Counter[str] = Counter()
+    for _, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if recursive and not name.startswith(".")]
+        suffixes = (os.path.splitext(name)[1].lower() for name in files if not name.startswith("."))
+        others.update(suffix for suffix in suffixes if suffix not in readable)
+    return others
+
+
+def _kinds(counts: Counter[str]) -> str:
+    from grepq_metric.images import why_unreadable
+
+    parts = []
+    for suffix, count in counts.most_common():
+        what = f"{suffix} file" if suffix else "file without an ending"
+        plural = what if count == 1 else what.replace("file", "files", 1)
+        why = why_unreadable(suffix)
+        parts.append(f"{count} {plural}" + (f" ({why})" if why else ""))
+    return ", ".join(parts)
+
+
+def _from_standard_input(null: bool) -> Iterator[str]:
+    if sys.stdin is None:
+        raise InputError("standard input is closed: - has no names to read")
+    for name in _until_null() if null else _lines():
+        if name:
+            yield os.fsdecode(name)
+
+
+def _lines() -> Iterator[bytes]:
+    for line in sys.stdin.buffer:
+        if b"\0" in line:
+            raise InputError("names on standard input are separated by NUL bytes: add -0")
+        yield line.rstrip(b"\r\n")
+
+
+def _until_null() -> Iterator[bytes]:
+    rest = b""
+    # What is there, and not a full block: who writes names may wait for scores.
+    read = getattr(sys.stdin.buffer, "read1", sys.stdin.buffer.read)
+    while block := read(_BLOCK):
+        *names, rest = (rest + block).split(b"\0")
+        yield from names
+    yield rest
+
+
+def identity(path: str | Path) -> tuple[int, int] | str:
+    """What is equal for two names of one file, hard links as well."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return os.path.realpath(path)
+    return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)

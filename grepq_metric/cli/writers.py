@@ -1,0 +1,275 @@
+"""Rows of results as text, in the formats that people and programs read, and the file that they go to."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import stat
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import TypeAlias
+
+from grepq_metric.cli.photos import identity
+from grepq_metric.errors import InputError
+from grepq_metric.files import disk_error
+
+Value: TypeAlias = str | int | float | None
+Row: TypeAlias = Mapping[str, Value]
+SCORES = ("score", "low", "high", "mos", "mos_low", "mos_high")
+"""Columns of real numbers, which are written with six significant digits: a photo's score is known no better."""
+
+
+class Format(str, Enum):
+    """How results are written."""
+
+    table = "table"
+    csv = "csv"
+    json = "json"
+    jsonl = "jsonl"
+
+
+SUFFIXES = {".txt": Format.table, ".csv": Format.csv, ".json": Format.json, ".jsonl": Format.jsonl, "": Format.table}
+
+
+def format_for(output: Path | None, given: Format | None) -> Format:
+    """The format that is asked for, or the one that the name of the output implies.
+
+    Raises:
+        InputError: the name's ending says nothing.
+    """
+    if given is not None:
+        return given
+    if output is None:
+        return Format.table
+    suffix = output.suffix.lower()
+    if suffix in SUFFIXES or not _is_regular(output):
+        return SUFFIXES.get(suffix, Format.table)
+    known = ", ".join(name for name in SUFFIXES if name)
+    raise InputError(f"{output} does not say which format is wanted: expected {known}, or --format")
+
+
+def one_line(text: object) -> str:
+    """Text without what would break a line or drive a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
+
+
+class TableWriter:
+    """Columns for people; the path comes behind the numbers, since it has no fixed width, and remarks behind the path."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = columns
+        self.numbers = [name for name in columns if name in SCORES or name in ("width", "height")]
+
+    def start(self) -> str:
+        """What comes before the first row."""
+        return " ".join(f"{name:>{_width(name)}}" for name in self.numbers) + "  path\n"
+
+    def row(self, row: Row) -> str:
+        """One result."""
+        cells = []
+        for name in self.numbers:
+            value = row[name]
+            text = "-" if value is None else f"{value:#.6g}" if name in SCORES else str(value)
+            cells.append(f"{text:>{_width(name)}}")
+        remarks = [f"  {name}: {one_line(row[name])}" for name in ("map", "warning", "error") if row.get(name)]
+        return f"{' '.join(cells)}  {one_line(row['path'])}{''.join(remarks)}\n"
+
+    def end(self) -> str:
+        """What comes after the last row."""
+        return ""
+
+
+class CsvWriter:
+    """Comma-separated values with a header; an absent value is empty."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = columns
+
+    def start(self) -> str:
+        """The header."""
+        return self._line(self.columns)
+
+    def row(self, row: Row) -> str:
+        """One result."""
+        return self._line([_rounded(name, row[name]) for name in self.columns])
+
+    def end(self) -> str:
+        """Nothing."""
+        return ""
+
+    def _line(self, values: Sequence[Value]) -> str:
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerow(values)
+        return text.getvalue()
+
+
+class JsonlWriter:
+    """One JSON object a line."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.columns = columns
+
+    def start(self) -> str:
+        """Nothing."""
+        return ""
+
+    def row(self, row: Row) -> str:
+        """One result."""
+        return self._object(row) + "\n"
+
+    def end(self) -> str:
+        """Nothing."""
+        return ""
+
+    def _object(self, row: Row) -> str:
+        return json.dumps({name: _rounded(name, row[name]) for name in self.columns}, allow_nan=False)
+
+
+class JsonWriter(JsonlWriter):
+    """One JSON array, written element by element."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        super().__init__(columns)
+        self.separator = ""
+
+    def start(self) -> str:
+        """Open the array."""
+        return "["
+
+    def row(self, row: Row) -> str:
+        """One result."""
+        text = f"{self.separator}\n{self._object(row)}"
+        self.separator = ","
+        return text
+
+    def end(self) -> str:
+        """Close the array."""
+        return "\n]\n"
+
+
+WRITERS: dict[Format, type[TableWriter] | type[CsvWriter] | type[JsonlWriter]] = {
+    Format.table: TableWriter,
+    Format.csv: CsvWriter,
+    Format.json: JsonWriter,
+    Format.jsonl: JsonlWriter,
+}
+
+
+class Results:
+    """Where rows go: a file or standard output. Each is there, whole, as soon as `row` returns.
+
+    The file is made with the first row. An existing one is never touched without `overwrite`.
+
+    Args:
+        output: the file; None: standard output.
+        format: how rows are written.
+        columns: of a row, in order.
+        overwrite: replace an existing file; see `refuse_existing` for what must be checked first.
+
+    Raises:
+        InputError: standard output is closed.
+    """
+
+    def __init__(self, output: Path | None, format: Format, columns: Sequence[str], overwrite: bool = False) -> None:
+        if output is None and sys.stdout is None:
+            raise InputError("standard output is closed: name a file with --output")
+        self.output, self.overwrite = output, overwrite
+        self.writer = WRITERS[format](columns)
+        self.started = False
+        self._file: io.FileIO | None = None
+        self._whole = 0
+
+    def row(self, row: Row) -> None:
+        """Write one result.
+
+        Raises:
+            OSError: it can't be written; the message names the file, which ends with the last whole row.
+        """
+        self._write(self.writer.row(row))
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            # After a failure to write, there is no sense in another try.
+            if self.started and not isinstance(error, OSError):
+                self._write(self.writer.end())
+        finally:
+            if self._file is not None:
+                self._file.close()
+
+    def _write(self, text: str) -> None:
+        try:
+            if not self.started:
+                self._open()
+                text = self.writer.start() + text
+                self.started = True
+            if self._file is None:
+                sys.stdout.write(text)
+                sys.stdout.flush()
+                return
+            data = memoryview(text.encode("utf-8", "surrogateescape"))
+            while data:
+                data = data[self._file.write(data) :]
+            self._whole = self._file.tell() if self._file.seekable() else 0
+        except OSError as error:
+            if self._file is not None and self._file.seekable():
+                self._file.truncate(self._whole)
+            if error.errno in (errno.EPIPE, errno.EEXIST):
+                raise
+            raise disk_error(self.output or "standard output", error) from error
+
+    def _open(self) -> None:
+        if self.output is not None:
+            fresh = not self.overwrite and _is_regular(self.output)
+            self._file = io.FileIO(self.output, "x" if fresh else "w")
+        elif hasattr(sys.stdout, "reconfigure"):  # file names need not be valid text, and are no matter of the locale
+            sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def refuse_existing(target: Path, option: str, inputs: Collection[object], overwrite: bool) -> None:
+    """Check that writing `target` destroys nothing.
+
+    Args:
+        target: the file to be written.
+        option: that names it, for the message.
+        inputs: the `identity` of every file that the command reads.
+        overwrite: whether files that are no inputs may be replaced.
+
+    Raises:
+        FileExistsError: it is an input, or exists without `overwrite`.
+        IsADirectoryError: it is a folder.
+    """
+    if not os.path.lexists(target):
+        return
+    if target.is_dir():
+        raise IsADirectoryError(f"{option} {target} is a folder, expected a file")
+    if not _is_regular(target):
+        return
+    if identity(target) in inputs:
+        raise FileExistsError(f"{option} {target} is one of the inputs, which are never overwritten")
+    if not overwrite:
+        raise FileExistsError(f"{option} {target} exists: choose another name, or --overwrite to replace it")
+
+
+def _is_regular(path: Path) -> bool:
+    """Not a device such as /dev/null or a pipe, which hold nothing that could be lost; what does not exist counts."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return True
+
+
+def _width(name: str) -> int:
+    return max(8 if name in SCORES else 6, len(name))
+
+
+def _rounded(name: str, value: Value) -> Value:
+    return float(f"{value:.6g}") if name in SCORES and value is not None else value
