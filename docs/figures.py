@@ -33,7 +33,8 @@ MARKED = re.compile(r"(<!-- figures: (\w+) -->)(.*?)(<!-- /figures -->)", re.DOT
 PHOTOS = {"coffee.png": "a cup of coffee, sharp", "chelsea.png": "a cat, close", "rocket.jpg": "a rocket at dusk, grainy"}
 """Photos of scikit-image that examples score, and what they show."""
 
-Row = dict[str, str | int | float]
+Value = str | int | float
+Row = dict[str, Value]
 Figure = Callable[[], str]
 FROM_FILES: dict[str, Figure] = {}
 """Figures that are read from result files, by name."""
@@ -161,29 +162,29 @@ SHOWN = {
 """Metrics by the start of their ids."""
 
 
-def shown(identity: str | int | float) -> str:
+def shown(identity: Value) -> str:
     """A metric's name for readers, without the hash of its id."""
     return SHOWN.get(re.sub(r"-[0-9a-f]{8}$", "", str(identity)), str(identity))
 
 
-def agreement(rows: Iterable[Row]) -> str:
-    """SRCC with its interval, and PLCC."""
-    cells = (
-        [shown(row["metric"]), f"{row['srcc']:.3f} ({row['srcc_low']:.3f} to {row['srcc_high']:.3f})", f"{row['plcc']:.3f}"]
-        for row in rows
-    )
+def agreement(rows: Iterable[tuple[Value, Value, Sequence[Value], Value]]) -> str:
+    """A table of metrics, their SRCC, its interval, and PLCC."""
+    cells = ([shown(name), f"{rank:.3f} ({low:.3f} to {high:.3f})", f"{plcc:.3f}"] for name, rank, (low, high), plcc in rows)
     return table(["metric", "SRCC (95 % interval)", "PLCC, no fit"], cells)
 
 
 @figure(FROM_FILES)
 def training_gain() -> str:
-    return f"{agreement(rows_of('training_gain'))}\n\n{measured('training_gain')}"
+    rows = rows_of("training_gain")
+    cells = ((row["metric"], row["srcc"], (row["srcc_low"], row["srcc_high"]), row["plcc"]) for row in rows)
+    return f"{agreement(cells)}\n\n{measured('training_gain')}"
 
 
 @figure(FROM_FILES)
 def leaderboard() -> str:
-    summary = json.loads((RESULTS / "biq2021_dev" / "summary.json").read_text(encoding="utf-8"))
-    return agreement(row for row in summary["rows"] if row.get("protocol", "zero-shot") == "zero-shot")
+    (path,) = RESULTS.glob("biq2021_dev/**/summary.json")
+    rows = [row for row in json.loads(path.read_text(encoding="utf-8"))["rows"] if row["protocol"] == "zero-shot"]
+    return agreement((row["metric"], row["srcc"], row["srcc_interval"], row["plcc"]) for row in rows)
 
 
 @figure(FROM_FILES)
@@ -206,7 +207,7 @@ def few_labels() -> str:
     return f"{table(['features', *(f'{n} labels' for n in budgets)], cells)}\n\n{measured('few_labels')}"
 
 
-def _features(kind: str | int | float) -> str:
+def _features(kind: Value) -> str:
     name, _, of = str(kind).partition(", ")
     return ", ".join([shown(name), *({"image": "whole image"}.get(part, part) for part in [of] if part)])
 
