@@ -117,6 +117,11 @@ def score_quantiles() -> str:
 
 
 @figure(FROM_FILES)
+def photos() -> str:
+    return f"{len(zero_shot_scores()):,}"
+
+
+@figure(FROM_FILES)
 def q10() -> str:
     return f"{quantile(10):.3f}"
 
@@ -299,7 +304,9 @@ def restoration_changes() -> str:
     for key, name in COLUMNS.items():
         changes = sorted((runs["L1 + 0.03 GRepQ", seed][key] - runs["L1", seed][key] for seed in seeds), key=abs)
         digits = DIGITS.get(key, 3)
-        parts.append(f"{name.removesuffix(' (lower is better)')} by {changes[0]:+.{digits}f} to {changes[-1]:+.{digits}f}")
+        unit = " dB" if key == "psnr" else ""
+        name = name.removesuffix(" (lower is better)")
+        parts.append(f"{name} by {changes[0]:+.{digits}f} to {changes[-1]:+.{digits}f}{unit}")
     text = f"In each of {len(seeds)} seeds, 0.03 GRepQ changes {', '.join(parts[:-1])} and {parts[-1]}."
     return text.replace("FSIM by", "FSIM\nby")
 
