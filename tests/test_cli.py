@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 import grepq_metric
-from grepq_metric import GRepQ, read_image
+from grepq_metric import GRepQ, catalog, read_image
+from grepq_metric.cli.overlay import LEGEND
 from tests.command import GREPQ, grepq
 
 
@@ -56,25 +57,16 @@ def test_json_of_a_folder(photo_folder, scores):
 
 
 def test_paths_come_back_as_given(photo_folder, scores):
-    paths = ["cat.png", "./cat.png", "../" + photo_folder.name + "/cat.png", str(photo_folder / "cat.png")]
-    rows = [json.loads(line) for line in grepq("score", *paths, "--format", "jsonl", cwd=photo_folder).stdout.splitlines()]
-    assert [r["path"] for r in rows] == paths
-    rows = list(
-        csv.DictReader(io.StringIO(grepq("score", "-", "--format", "csv", stdin="\n".join(paths), cwd=photo_folder).stdout))
-    )
-    assert [r["path"] for r in rows] == paths
+    for path in ("cat.png", "./cat.png", "../" + photo_folder.name + "/cat.png", str(photo_folder / "cat.png")):
+        (row,) = map(json.loads, grepq("score", path, "--format", "jsonl", cwd=photo_folder).stdout.splitlines())
+        assert row["path"] == path
+    names = ["cat.png", "./coffee.png"]
+    listed = grepq("score", "-", "--format", "csv", stdin="\n".join(names), cwd=photo_folder).stdout
+    rows = list(csv.DictReader(io.StringIO(listed)))
+    assert [r["path"] for r in rows] == names
     assert float(rows[0]["score"]) == pytest.approx(scores["cat.png"], abs=1e-6)
     rows = json.loads(grepq("score", "./c*.png", "--format", "json", cwd=photo_folder).stdout)
     assert [r["path"] for r in rows] == ["./cat.png", "./coffee.png"]
-
-
-def test_subfolders_need_recursive(tmp_path, photo_folder):
-    (tmp_path / "sub").mkdir()
-    for name in ("a.png", "sub/b.png"):
-        (tmp_path / name).write_bytes((photo_folder / "stereo.png").read_bytes())
-    assert [r["path"] for r in json.loads(grepq("score", ".", "--format", "json", cwd=tmp_path).stdout)] == ["./a.png"]
-    rows = json.loads(grepq("score", ".", "-r", "--format", "json", cwd=tmp_path).stdout)
-    assert [r["path"] for r in rows] == ["./a.png", "./sub/b.png"]
 
 
 def test_what_can_not_be_read_is_a_row_and_the_rest_is_scored(photo_folder, tmp_path):
@@ -89,10 +81,6 @@ def test_what_can_not_be_read_is_a_row_and_the_rest_is_scored(photo_folder, tmp_
     assert [r["score"] is None for r in rows] == [True, False, True, True]
     assert "cannot read" in rows[0]["error"]
     assert "no such file" in rows[2]["error"]
-
-
-def test_nothing_to_score_is_an_empty_result(tmp_path):
-    assert json.loads(grepq("score", tmp_path, "--format", "json").stdout) == []
 
 
 def test_output_goes_to_a_file_as_it_is_computed(photo_folder, scores, tmp_path):
@@ -144,32 +132,38 @@ def test_a_photo_that_breaks_the_map_does_not_end_the_run(photo_folder, tmp_path
 def test_a_closed_pipe_is_no_error(photo_folder):
     command = f"{sys.executable} -c 'from grepq_metric.cli import main; main()' score {photo_folder} --format csv | head -n 1"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert result.stdout == "path,score,low,high,width,height,error\n"
+    assert result.stdout == "path,score,low,high,width,height,warning,error\n"
     assert "Traceback" not in result.stderr
     assert "BrokenPipe" not in result.stderr
 
 
 def test_maps_are_drawn(photo_folder, tmp_path):
-    grepq("score", "cat.png", "stereo.png", "--map", tmp_path / "maps", cwd=photo_folder)
-    for name, size in {"cat": (451, 300), "stereo": (96, 96)}.items():
-        with Image.open(tmp_path / "maps" / f"{name}.png.map.png") as image:
-            assert image.size == (size[0], size[1] + 22)
+    args = ["score", "cat.png", "stereo.png", "--map", tmp_path / "maps", "--format", "json"]
+    rows = json.loads(grepq(*args, cwd=photo_folder).stdout)
+    for row, name, size in zip(rows, ("cat", "stereo"), ((451, 300), (96, 96)), strict=True):
+        assert row["map"] == str(tmp_path / "maps" / f"{name}.png.map.png")
+        with Image.open(row["map"]) as image:
+            assert image.size == (size[0], size[1] + LEGEND)
 
 
-def test_maps_of_equal_names_do_not_collide(photo_folder, tmp_path):
+def test_maps_have_readable_names_which_do_not_collide(photo_folder, tmp_path):
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "x.png").write_bytes((photo_folder / "stereo.png").read_bytes())
-    grepq("score", "a/x.png", "./b/x.png", "--map", "maps", cwd=tmp_path)
-    names = sorted(p.name for p in (tmp_path / "maps").iterdir())
-    assert [name[:8] for name in names] == ["a__x.png", "b__x.png"]
+    (tmp_path / "a__x.png").write_bytes((photo_folder / "stereo.png").read_bytes())
+    rows = json.loads(
+        grepq("score", "a/x.png", "./b/x.png", "a__x.png", "--map", "maps", "--format", "json", cwd=tmp_path).stdout
+    )
+    names = ["a__x.png.map.png", "b__x.png.map.png", "a__x.png-2.map.png"]
+    assert [os.path.basename(row["map"]) for row in rows] == names
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == sorted(names)
 
 
 def test_a_map_shows_where_a_photo_is_blurred(photos):
     import torch
     import torchvision.transforms.v2.functional as TF
 
-    from grepq_metric.cli.overlay import LEGEND, draw
+    from grepq_metric.cli.overlay import draw
 
     model = GRepQ.from_pretrained("grepq-ll")
     x = photos["astronaut"][..., :192, :256].clone()
@@ -190,7 +184,7 @@ def test_weights_decide_the_pathways_alone_and_the_metric_chooses(model, photo_f
     photo = photo_folder / "stereo.png"
     (row,) = json.loads(grepq("score", photo, "--weights", tmp_path, "--format", "json").stdout)
     assert row["high"] is not None
-    assert row["score"] == pytest.approx(row["low"] + row["high"], abs=1e-6)
+    assert row["score"] == pytest.approx(row["low"] + row["high"], abs=1e-5)
     (low,) = json.loads(grepq("score", photo, "--weights", tmp_path, "--metric", "grepq-ll", "--format", "json").stdout)
     assert low["high"] is None
     assert low["score"] == row["low"]
@@ -226,3 +220,85 @@ def test_an_expected_error_is_one_line_in_a_process_of_its_own():
     assert result.returncode == 2
     assert result.stderr.startswith("error: unknown metric 'niqe'")
     assert result.stderr.count("\n") == 1
+
+
+def test_an_error_shows_its_traceback_when_asked_to_and_a_defect_always(monkeypatch):
+    args = [*GREPQ, "score", "x.png", "--metric", "niqe"]
+    result = subprocess.run(args, capture_output=True, text=True, env={**os.environ, "GREPQ_DEBUG": "1"})
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "InputError: unknown metric 'niqe'" in result.stderr
+
+    def defect(*args):
+        raise ValueError("a defect")
+
+    monkeypatch.setattr("grepq_metric.cli.loading.load_model", defect)
+    with pytest.raises(ValueError, match="a defect"):
+        grepq("score", "x.png")
+
+
+def test_errors_are_one_line_whatever_a_message_holds(monkeypatch):
+    def fail(*args):
+        raise OSError("two\nlines \x1b[31m")
+
+    monkeypatch.setattr("grepq_metric.cli.loading.load_model", fail)
+    assert grepq("score", "x.png", status=2).stderr == "error: two lines \\x1b[31m\n"
+
+
+def test_ctrl_c_is_one_word(monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("grepq_metric.cli.loading.load_model", stop)
+    result = grepq("score", "x.png", status=130)
+    assert result.stderr.splitlines()[-1] == "interrupted"
+
+
+def test_the_package_runs_as_a_module():
+    result = subprocess.run([sys.executable, "-m", "grepq_metric", "--version"], capture_output=True, text=True)
+    assert result.stdout.strip() == f"grepq {grepq_metric.__version__}"
+
+
+def test_help_shows_examples():
+    for command in ("score", "info"):
+        text = grepq(command, "--help").stdout
+        assert "Examples" in text
+        assert "README" not in text
+
+
+def test_info_lists_tags():
+    text = grepq("info").stdout
+    for entry in catalog.ENTRIES:
+        assert entry.tag in text
+
+
+@pytest.fixture(scope="module")
+def head(photo_folder, tmp_path_factory):
+    """A head that was fitted to made-up opinion scores of the photos."""
+    from grepq_metric import GRepQRegressor
+
+    path = tmp_path_factory.mktemp("head") / "mos.safetensors"
+    photos = sorted(photo_folder.iterdir())
+    GRepQRegressor("grepq-ll", features="image").fit(photos, [10 + 13 * i for i in range(len(photos))]).save(path)
+    return path
+
+
+def test_with_a_head_the_columns_are_of_mos(photo_folder, head):
+    from grepq_metric import GRepQRegressor
+
+    photo = photo_folder / "cat.png"
+    expected = GRepQRegressor.load(head, "grepq-ll").predict([photo])[0]
+    (row,) = json.loads(grepq("score", photo, "--head", head, "--format", "json").stdout)
+    assert list(row) == ["path", "mos", "width", "height", "warning", "error"]
+    assert row["mos"] == pytest.approx(expected, rel=1e-4)
+    (row,) = json.loads(grepq("score", photo, "--head", head, "--interval", "0.5", "--format", "json").stdout)
+    assert list(row)[1:4] == ["mos", "mos_low", "mos_high"]
+    assert row["mos_low"] < row["mos"] < row["mos_high"]
+    assert "--head" in grepq("score", photo, "--interval", "0.9", status=2).stderr
+    assert "between 0 and 1" in grepq("score", photo, "--head", head, "--interval", "90", status=2).stderr
+
+
+def test_info_describes_a_head(head):
+    facts = json.loads(grepq("info", head).stdout)
+    assert facts["labels"] == 6
+    assert facts["weights_id"] == GRepQ.from_pretrained("grepq-ll").weights_id

@@ -19,17 +19,17 @@ from grepq_metric.training.distributed import World
 kind, source, out = sys.argv[1:4]
 photos = PhotoList([source])
 if kind == "low":
-    from grepq_metric.training.views import Recipe
-    from grepq_metric.training.low import LowLevelTraining, train_low_level
+    from grepq_metric.training.recipe import Recipe
+    from grepq_metric.training.low import LowLevelTraining, train_encoder
     types = ("gaussian_blur", "white_noise")
     recipe = Recipe(types=types, types_per_content=2, levels=(1, 5), grid=2, anchors=True, order=0.5)
     training = LowLevelTraining(recipe=recipe, batch=4, steps=3, lr=1e-5, precision="fp32")
-    train_low_level(photos, out, training, world=World(), workers=0)
+    train_encoder(photos, out, training, world=World("cpu"), workers=0)
 else:
     from tests.test_train_high import SMALL
     tensors = torch.load(Path(source).parent / "tiny.pt", weights_only=True)
-    from grepq_metric.training.high import train_high_level
-    train_high_level(photos, tensors, out, SMALL, world=World(), workers=0)
+    from grepq_metric.training.high import train_tower
+    train_tower(photos, tensors, out, SMALL, world=World("cpu"), workers=0)
 """
 LAUNCHERS = {
     "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],

@@ -6,12 +6,28 @@ import torch
 from sklearn.linear_model import Ridge
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from grepq_metric import GRepQRegressor
 from grepq_metric.heads.evaluation import held_out
 from grepq_metric.heads.ridge import ALPHAS, RidgeHead
 
 
 @parametrize_with_checks([RidgeHead(), RidgeHead(alpha=1.0)])
 def test_the_ridge_head_passes_every_check_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+STRICTER = {
+    "check_all_zero_sample_weights_error": "a weight is positive: an opinion of nobody is no label",
+    "check_sample_weight_equivalence_on_dense_data": "the same",
+    "check_fit2d_1sample": "five labels are the least, of any shape of data",
+    "check_fit2d_predict1d": "a vector of numbers is neither photos nor features",
+    "check_supervised_y_2d": "a column of MOS is refused, not flattened with a warning",
+    "check_dtype_object": "its message names what is expected in other words",
+}
+
+
+@parametrize_with_checks([GRepQRegressor(None)], expected_failed_checks=lambda _: STRICTER)
+def test_the_regressor_differs_from_scikit_learns_rules_only_where_it_is_stricter(estimator, check):
     check(estimator)
 
 

@@ -1,14 +1,22 @@
 """Promise: a photo file of any common kind is read upright, in RGB, in [0, 1]; what can't be read is named."""
 
+import io
 import struct
+import subprocess
+import sys
+import threading
+import time
+import types
 
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
-from grepq_metric.images import find_images, read_image
+from grepq_metric import images
+from grepq_metric.images import PixelLimitError, decode_image, find_images, image_header, read_ahead, read_image
 
 
 @pytest.fixture
@@ -139,3 +147,233 @@ def test_folders_are_searched_by_ending(tmp_path, pixels):
         list(find_images(tmp_path / "absent"))
     with pytest.raises(NotADirectoryError, match=r"a\.png"):
         list(find_images(tmp_path / "a.png"))
+
+
+def encoded(array, kind, **options):
+    stream = io.BytesIO()
+    Image.fromarray(array).save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def with_size(data, width, height):
+    """The file with another size in its header."""
+    if data.startswith(b"\x89PNG"):
+        import zlib
+
+        chunk = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
+        return data[:12] + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[33:]
+    if data.startswith(b"GIF"):
+        at = data.index(b"\x2c", 13 + 3 * 2 ** ((data[10] & 7) + 1))
+        size = struct.pack("<HH", width, height)
+        return data[:6] + size + data[10 : at + 5] + size + data[at + 9 :]
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + struct.pack(">HH", height, width) + data[at + 4 :]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "deep PNG", "JPEG", "GIF"])
+def test_a_photo_above_the_limit_is_refused_before_it_is_decoded(pixels, kind, monkeypatch):
+    data = cv2.imencode(".png", pixels.astype(np.uint16) * 257)[1].tobytes() if "deep" in kind else encoded(pixels, kind)
+    large = with_size(data, 15_000, 15_000)
+    monkeypatch.setattr(cv2, "imdecode", None)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", None)
+    began = time.perf_counter()
+    with pytest.raises(PixelLimitError, match=r"large.*15000 x 15000 = 225 megapixels, more than the limit of 200"):
+        decode_image(large, "large")
+    with pytest.raises(PixelLimitError, match=r"120 x 90 = 0\.0108 megapixels, more than the limit of 0\.01"):
+        decode_image(data, "small", max_pixels=10_000)
+    assert time.perf_counter() - began < 5
+
+
+def test_the_limit_is_ours_and_not_pillows(pixels, monkeypatch, recwarn):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert decode_image(encoded(pixels, "JPEG"), "a.jpg").shape == (3, 90, 120)
+    assert not recwarn.list
+
+
+MEMORY = """
+import sys
+from pathlib import Path
+from grepq_metric.images import read_image
+
+def memory(name):
+    return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(name))
+
+for path in sys.argv[1:]:
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = memory("VmRSS")
+    image = read_image(path)
+    print((memory("VmHWM") - before) / image[0].numel())
+    del image
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="measured with Linux's /proc")
+def test_reading_takes_at_most_16_bytes_a_pixel_and_the_file(tmp_path, pixels):
+    large = np.tile(pixels, (35, 25, 1))
+    for name in ("deep.png", "deep.tif"):
+        cv2.imwrite(str(tmp_path / name), large.astype(np.uint16) * 257)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(large).save(tmp_path / "photo.jpg")
+    Image.fromarray(large).save(tmp_path / "turned.jpg", exif=exif)
+    Image.fromarray(large).convert("RGBA").save(tmp_path / "alpha.png", compress_level=1)
+    Image.fromarray(pixels).save(tmp_path / "first.png")
+    names = ["first.png", "deep.png", "deep.tif", "photo.jpg", "turned.jpg", "alpha.png"]
+    command = [sys.executable, "-c", MEMORY, *(str(tmp_path / name) for name in names)]
+    taken = map(float, subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+    next(taken)
+    for name, peak in zip(names[1:], taken, strict=True):
+        file = (tmp_path / name).stat().st_size / large[..., 0].size
+        assert 11.5 < peak <= 16 + file, name
+
+
+def test_photos_are_read_ahead_only_while_they_are_small_together(tmp_path, pixels):
+    paths = []
+    for i in range(6):
+        paths.append(tmp_path / f"{i}.png")
+        Image.fromarray(pixels).save(paths[-1])
+    for limit, most in ((10 * pixels[..., 0].size, 3), (2 * pixels[..., 0].size, 2), (1, 1)):
+        started = []
+
+        def read(path, started=started):
+            started.append(path)
+            return path
+
+        for done, (path, found) in enumerate(read_ahead(paths, 3, read, limit)):
+            time.sleep(0.02)
+            assert path == found == paths[done]
+            assert len(started) - done <= most
+
+
+def test_truncated_files_are_refused_where_other_code_lets_pillow_read_them(pixels, monkeypatch):
+    cut = {
+        kind: (data := encoded(pixels, kind, **options))[: len(data) * 2 // 3]
+        for kind, options in {"JPEG": {}, "PNG": {}, "GIF": {}, "BMP": {}, "JPEG2000": {}, "PPM": {}}.items()
+    }
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    for kind, data in cut.items():
+        with pytest.raises(ValueError, match=kind):
+            decode_image(data, kind)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def test_the_other_code_still_reads_its_truncated_files_in_its_threads(pixels, monkeypatch):
+    data = encoded(np.tile(pixels, (4, 4, 1)), "JPEG")
+    cut = data[: len(data) * 2 // 3]
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    theirs, ours, end = [], [], threading.Event()
+
+    def other_code():
+        while not end.is_set():
+            try:
+                Image.open(io.BytesIO(cut)).load()
+                theirs.append(True)
+            except OSError:
+                theirs.append(False)
+
+    thread = threading.Thread(target=other_code)
+    thread.start()
+    for _ in range(100):
+        try:
+            decode_image(cut, "cut")
+            ours.append(True)
+        except ValueError:
+            ours.append(False)
+    end.set()
+    thread.join()
+    assert theirs
+    assert all(theirs)
+    assert not any(ours)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("turn", [1, 6])
+def test_16_bit_rgb_tiff_keeps_its_precision(tmp_path, pixels, order, compression, turn):
+    deep = pixels.astype(np.uint16) * 257 - np.minimum(pixels, 100).astype(np.uint16)
+    tags = [(0x0112, "H", 1, turn, True)]
+    options = {"photometric": "rgb", "byteorder": order, "compression": compression, "extratags": tags}
+    tifffile.imwrite(tmp_path / "deep.tif", deep, **options)
+    expected = deep if turn == 1 else np.rot90(deep, -1)
+    expected = torch.from_numpy(expected.astype(np.float32) / 65535).permute(2, 0, 1)
+    assert torch.equal(read_image(tmp_path / "deep.tif"), expected)
+
+
+def test_a_16_bit_tiff_in_separate_planes_is_refused_and_an_8_bit_one_read(tmp_path, pixels):
+    planes = np.ascontiguousarray(pixels.transpose(2, 0, 1))
+    tifffile.imwrite(tmp_path / "deep.tif", planes.astype(np.uint16) * 257, photometric="rgb", planarconfig="separate")
+    with pytest.raises(ValueError, match="separate planes"):
+        read_image(tmp_path / "deep.tif")
+    tifffile.imwrite(tmp_path / "plain.tif", planes, photometric="rgb", planarconfig="separate")
+    assert torch.equal(read_image(tmp_path / "plain.tif"), as_tensor(pixels))
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint32, np.int16])
+def test_integers_without_a_known_white_are_refused(tmp_path, pixels, kind):
+    tifffile.imwrite(tmp_path / "grey.tif", pixels[..., 0].astype(kind))
+    with pytest.raises(ValueError, match=r"grey\.tif.*whose white is not known"):
+        read_image(tmp_path / "grey.tif")
+
+
+def test_deep_grey_pgm_and_12_bit_tiff_are_white_where_they_should_be(tmp_path, pixels):
+    grey = pixels[..., 0]
+    expected = torch.from_numpy(grey.astype(np.float32) / 255)
+    deep = (grey.astype(np.uint16) * 257).astype(">u2")
+    (tmp_path / "deep.pgm").write_bytes(b"P5 120 90 65535 " + deep.tobytes())
+    assert torch.allclose(read_image(tmp_path / "deep.pgm")[0], expected, atol=1e-6)
+    twelve = np.round(grey / 255 * 4095).astype(np.uint16)
+    pairs = twelve.reshape(90, 60, 2)
+    packed = np.stack([pairs[..., 0] >> 4, (pairs[..., 0] & 15) << 4 | pairs[..., 1] >> 8, pairs[..., 1] & 255], -1)
+    with tifffile.TiffWriter(tmp_path / "twelve.tif") as file:
+        strip = packed.astype(np.uint8).tobytes()
+        file.write(
+            iter([strip]), shape=(90, 120), dtype=np.uint16, bitspersample=12, rowsperstrip=90, photometric="minisblack"
+        )
+    with Image.open(tmp_path / "twelve.tif") as image:
+        assert image.tag_v2[258] == (12,)
+    assert torch.allclose(read_image(tmp_path / "twelve.tif")[0], expected, atol=2e-4)
+
+
+def test_floats_must_lie_in_0_to_1(tmp_path, pixels):
+    grey = pixels[..., 0].astype(np.float32) / 255
+    tifffile.imwrite(tmp_path / "good.tif", grey)
+    assert torch.equal(read_image(tmp_path / "good.tif")[2], torch.from_numpy(grey))
+    for scale in (255, np.nan, -1):
+        tifffile.imwrite(tmp_path / "bad.tif", grey * np.float32(scale))
+        with pytest.raises(ValueError, match="expected an 8- or 16-bit image or 0 to 1"):
+            read_image(tmp_path / "bad.tif")
+
+
+def test_camera_raw_is_refused_though_pillow_would_find_its_thumbnail(tmp_path, pixels):
+    Image.fromarray(pixels).save(tmp_path / "a.tif")
+    (tmp_path / "a.tif").rename(tmp_path / "a.DNG")
+    with pytest.raises(ValueError, match=r"a\.DNG: camera raw: export it"):
+        read_image(tmp_path / "a.DNG")
+
+
+def test_heic_is_read_where_its_package_is_installed_and_named_where_not(tmp_path, pixels, monkeypatch):
+    """A stand-in for the package, which registers a reader as that does."""
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    monkeypatch.setattr(images, "_installed", lambda package: False)
+    with pytest.raises(ValueError, match=r"a\.heic.*pip install pillow-heif"):
+        read_image(tmp_path / "a.heic")
+    assert list(find_images(tmp_path)) == []
+
+    def register():
+        Image.register_open("HEIF", lambda stream, name: Image.fromarray(pixels), lambda prefix: prefix[4:12] == b"ftypheic")
+
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register))
+    monkeypatch.setattr(images, "_installed", lambda package: package == "pillow-heif")
+    assert torch.equal(read_image(tmp_path / "a.heic"), as_tensor(pixels))
+    assert list(find_images(tmp_path)) == [tmp_path / "a.heic"]
+
+
+def test_a_header_says_what_a_file_is(pixels):
+    plain = image_header(encoded(pixels, "JPEG"), "a")
+    assert (plain.width, plain.height, plain.format, plain.animated) == (120, 90, "JPEG", False)
+    moving = encoded(pixels, "GIF", save_all=True, append_images=[Image.fromarray(pixels[::-1])])
+    assert image_header(moving, "a").animated
+    with pytest.raises(ValueError, match="cannot read a as an image"):
+        image_header(b"text", "a")

@@ -18,6 +18,8 @@ METRICS = {  # mode, SRCC, PLCC, seconds
     "psnr": ("FR", 0.601, 0.578, 0.0043),
     EVIL: ("NR", 0.402, 0.433, 1.9),
 }
+NAMES = {"grepq-ll-a6464fbe": "grepq-ll"}
+PICTURE = "data:image/jpeg;base64,/9j/4AAQ"
 HARNESS = """<!DOCTYPE html><meta charset="utf-8"><body><pre id="out"></pre><script>
 const looks = {looks}, found = {{}};
 function look(name, win) {{
@@ -27,6 +29,9 @@ function look(name, win) {{
     title: doc.title, hash: win.location.hash, focus: doc.activeElement.id,
     measured: nodes("#measured tr.row").map((row) => row.dataset.metric),
     published: nodes("#published tr.row").map((row) => row.dataset.metric),
+    files: doc.getElementById("files").hidden ? [] : nodes("#files tr.row").map((row) => row.dataset.metric),
+    shownNames: all("#measured button.name"), missing: all("#missing:not([hidden])"),
+    filters: doc.getElementById("filters").open, pictures: nodes("#residuals img").map((node) => node.getAttribute("src")),
     cells: Object.fromEntries(nodes("#measured tr.row").map((row) => [row.dataset.metric,
       Object.fromEntries([...row.querySelectorAll("td[data-key]")].map((cell) =>
         [cell.dataset.key, [cell.textContent, cell.querySelector("[title]")?.title ?? null]]))])),
@@ -37,7 +42,8 @@ function look(name, win) {{
     speed: all("#speed svg > text:not(.tick)").slice(2), marks: all("#speed svg > :is(circle, rect)").length,
     details: all("#measured tr:not([hidden]) > .details"), sources: all("#published td.text"),
     empty: all(".empty:not([hidden])"), caption: all("#measured caption")[0],
-    shown: !doc.getElementById("main").hidden, images: all("img, iframe, object, link[rel=stylesheet]").length,
+    shown: !doc.getElementById("main").hidden,
+    images: all("img:not(#residuals img), iframe, object, link[rel=stylesheet]").length,
     width: [doc.documentElement.clientWidth, doc.documentElement.scrollWidth],
     sideways: nodes("#measured .scroll").map((box) => box.scrollWidth > box.clientWidth),
   }};
@@ -65,10 +71,17 @@ addEventListener("load", async () => {{
 def one_row(metric, dataset="photos", protocol="zero-shot", labels=0, **changes):
     mode, srcc, plcc, seconds = METRICS.get(metric, ("NR", 0.8, None, None))
     few = protocol != "zero-shot"
-    row = {"metric": metric, "mode": mode, "dataset": dataset, "protocol": protocol, "labels": labels}
-    row |= {"split": "test" if few else "all", "images": 200 if few else 1000, "measured": True}
+    row = {
+        "metric": metric,
+        "name": NAMES.get(metric, metric),
+        "mode": mode,
+        "dataset": dataset,
+        "protocol": protocol,
+        "labels": labels,
+    }
+    row |= {"split": "test" if few else "all", "images": 200 if few else 1000, "origin": "measured"}
     row |= {"srcc": srcc, "srcc_interval": [srcc - 0.04, srcc + 0.04], "plcc": plcc, "plcc_interval": None}
-    row |= {"plcc_logistic4": 0.7, "plcc_logistic5": 0.71, "plcc_cubic": 0.7, "krcc": 0.46, "rmse": 0.12, "group": "ab"}
+    row |= {"plcc_logistic4": 0.7, "plcc_logistic5": 0.71, "plcc_cubic": 0.7, "krcc": 0.46, "rmse": 0.12, "letters": "ab"}
     row |= {"seconds": seconds, "memory": 812.4, "failed": 0, "notes": [], "source": "python -m benchmarks run"}
     return row | {"provenance": {"weights": "a6464fbe", "threads": 2}} | changes
 
@@ -81,16 +94,18 @@ def data():
     rows += [one_row("psnr", split="test", srcc=0.7, images=200), one_row("brisque", split="test", srcc=0.8, images=200)]
     rows[4] |= {"notes": ["the interval is that of quartiles"]}
     paper = {
-        "measured": False,
+        "origin": "published",
         "seconds": None,
         "provenance": {},
         "source": f"A paper, table 2 {EVIL}",
         "split": "as published",
     }
     rows += [one_row(name, srcc=0.9, **paper) for name in ("CONTRIQUE", "Re-IQA")]
+    rows += [one_row("theirs-0a0b0c0d", srcc=0.55, split="test", origin="file", seconds=None, memory=None)]
     points = [[i / 10000, (i * 37 % 10000) / 10000, f"images/{i}.jpg"] for i in range(10000)]
-    hrefs = ["images/9999.jpg", None, "javascript:alert(1)"]
-    far = [{"image": points[-1 - i][2], "href": h, "score": 1.0, "mos": 0.2, "residual": -0.4} for i, h in enumerate(hrefs)]
+    seen = [("images/9999.jpg", PICTURE), (None, None), ("javascript:alert(1)", "data:text/html;base64,AAAA")]
+    facts = {"score": 1.0, "mos": 0.2, "residual": -0.4}
+    far = [{"image": points[-1 - i][2], "href": h, "thumbnail": t, **facts} for i, (h, t) in enumerate(seen)]
     plot = {"dataset": "photos", "protocol": "zero-shot", "labels": 0}
     small = {"metric": "brisque", "points": points[:40], "curve": None, "residuals": []}
     large = {"metric": "psnr", "points": points, "curve": [[0, 0.1], [0.5, 0.5], [1, 0.9]], "residuals": far}
@@ -102,6 +117,7 @@ def data():
         "datasets": [photos | {"licence": "CC BY 4.0", "note": EVIL}, kadis | {"licence": "own", "note": ""}],
         "rows": rows,
         "scatter": [plot | small, plot | large],
+        "missing": ["scores of KADID"],
     }
 
 
@@ -175,6 +191,8 @@ def test_measured_rows_stand_by_srcc_and_published_rows_apart(looks):
     assert page["measured"] == ["grepq-ll-a6464fbe", "psnr", "brisque", EVIL]
     assert page["sorted"] == [["srcc", "descending"]]
     assert page["published"] == ["CONTRIQUE", "Re-IQA"]
+    assert page["files"] == []
+    assert page["shownNames"][:2] == ["grepq-ll", "psnr"]
     assert page["sources"] == [f"A paper, table 2 {EVIL}"] * 2
     assert page["cells"]["psnr"]["srcc"][0] == "0.601 [0.561, 0.641]"
     assert "Intervals: 95 %." in page["caption"]
@@ -235,19 +253,27 @@ def test_the_scatter_and_the_residuals_are_the_selected_metrics(looks):
     assert "No fitted curve" in page["scatter"]
     assert "metric=brisque" in page["hash"]
     assert looks["default"]["circles"] == looks["few"]["circles"] == 0  # theirs are not stored
-    assert any("grepq-ll-a6464fbe" in text for text in looks["default"]["empty"])
+    assert any("grepq-ll" in text for text in looks["default"]["empty"])
 
 
 def test_details_tell_where_a_row_is_from(looks):
     assert looks["default"]["details"] == []
     (text,) = looks["picked"]["details"]
-    for part in ("python -m benchmarks run", "logistic4: did not converge", EVIL, "weights", "a6464fbe", "threads"):
+    for part in (
+        "python -m benchmarks run",
+        "grepq-ll-a6464fbe" if "grepq" in text else "brisque",
+        "logistic4: did not converge",
+        EVIL,
+        "weights",
+        "a6464fbe",
+        "threads",
+    ):
         assert part in text
 
 
 def test_the_speed_plot_has_a_mark_for_every_timed_metric(looks):
     assert looks["default"]["marks"] == 4
-    assert looks["default"]["speed"][:3] == ["grepq-ll-a6464fbe", "psnr", "brisque"]
+    assert looks["default"]["speed"][:3] == ["grepq-ll", "psnr", "brisque"]
 
 
 def test_text_of_the_data_never_becomes_markup(looks):
@@ -264,3 +290,24 @@ def test_on_a_phone_the_table_scrolls_and_the_page_does_not(looks):
         assert needed <= inside
     assert looks["phone"]["sideways"] == [True]
     assert looks["default"]["width"][1] <= 1280
+
+
+def test_on_a_phone_the_filters_do_not_fill_the_first_screen(looks):
+    assert not looks["phone"]["filters"]
+    assert looks["default"]["filters"]
+
+
+def test_scores_from_files_stand_apart_from_what_was_measured_here(looks):
+    page = looks["test split"]
+    assert page["files"] == ["theirs-0a0b0c0d"]
+    assert "theirs-0a0b0c0d" not in page["measured"]
+    assert "theirs-0a0b0c0d" not in page["speed"]
+
+
+def test_thumbnails_are_pictures_within_the_page_and_nothing_else(looks):
+    assert looks["large"]["pictures"] == [PICTURE]
+    assert looks["picked"]["pictures"] == []
+
+
+def test_what_could_not_be_reported_is_said(looks):
+    assert looks["default"]["missing"] == ["Not reported: scores of KADID"]

@@ -15,13 +15,20 @@ from grepq_metric.training.high import (
     _warm_up,
     high_level_weights,
     pseudo_scores,
-    train_high_level,
+    train_tower,
 )
 from grepq_metric.training.losses import extreme_groups, group_contrastive_loss
 from grepq_metric.training.photos import PhotoList
+from grepq_metric.training.run import RunOptions
 from tests.conftest import TINY
 
 SMALL = HighLevelTraining(batch=6, group=2, crop=96, steps=4, lr=1e-3, warmup_epochs=0, precision="fp32", chunk=4)
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    """Numbers are compared with those of the CPU, also where there is a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -65,8 +72,8 @@ def test_one_step_on_rn50_is_the_step_of_the_formulas(list_of_photos, clip_state
     tensors = {k: v for k, v in clip_state.items() if k.startswith("visual.") and "positional" not in k}
     tensors["text_features"] = prompt_features(clip_state)
     training = HighLevelTraining(batch=6, group=2, crop=96, steps=1, lr=1e-3, warmup_epochs=0, precision="fp32", chunk=4)
-    trained, finished = train_high_level(list_of_photos, tensors, tmp_path, training, workers=0)
-    assert finished
+    trained, run = train_tower(list_of_photos, tensors, tmp_path, training, workers=0)
+    assert run.finished
     entry = json.loads((tmp_path / "training/log.jsonl").read_text())
 
     double = HighLevelPathway()
@@ -105,17 +112,17 @@ def test_the_fixed_projection_stays_and_the_trained_one_moves(list_of_photos, ti
     torch.manual_seed(0)
     initial = torch.nn.Linear(64, 128).weight
     for kind, same in (("fixed", True), ("trained", False)):
-        train_high_level(list_of_photos, tiny_clip, tmp_path / kind, replace(SMALL, projection=kind), workers=0)
+        train_tower(list_of_photos, tiny_clip, tmp_path / kind, replace(SMALL, projection=kind), workers=0)
         state = torch.load(tmp_path / kind / "training/checkpoint.pt", weights_only=True)
         assert torch.equal(state["projection"]["0.weight"], initial) is same
 
 
 def test_a_resumed_run_is_the_same_bit_for_bit(list_of_photos, tiny_clip, tmp_path):
-    whole, _ = train_high_level(list_of_photos, tiny_clip, tmp_path / "whole", SMALL, workers=0)
-    _, finished = train_high_level(list_of_photos, tiny_clip, tmp_path / "parts", SMALL, workers=0, stop_after=2)
-    assert not finished
-    parts, finished = train_high_level(list_of_photos, tiny_clip, tmp_path / "parts", SMALL, workers=0, resume=True)
-    assert finished
+    whole, _ = train_tower(list_of_photos, tiny_clip, tmp_path / "whole", SMALL, workers=0)
+    _, run = train_tower(list_of_photos, tiny_clip, tmp_path / "parts", SMALL, RunOptions(stop_after=2), workers=0)
+    assert not run.finished
+    parts, run = train_tower(list_of_photos, tiny_clip, tmp_path / "parts", SMALL, RunOptions(resume=True), workers=0)
+    assert run.finished
     for key, value in whole.state_dict().items():
         assert torch.equal(value, parts.state_dict()[key]), key
 
@@ -135,15 +142,15 @@ def test_the_learning_rate_warms_up_and_stays():
 
 
 def test_training_makes_the_groups_more_alike_within_and_less_between(list_of_photos, tiny_clip, tmp_path):
-    train_high_level(list_of_photos, tiny_clip, tmp_path, replace(SMALL, steps=20, lr=1e-4), workers=0)
+    train_tower(list_of_photos, tiny_clip, tmp_path, replace(SMALL, steps=20, lr=1e-4), workers=0)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "training/log.jsonl").open()]
     assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
 
 
 def test_the_weights_load_and_may_join_a_low_pathway(list_of_photos, tiny_clip, photos, tmp_path):
-    pathway, _ = train_high_level(list_of_photos, tiny_clip, tmp_path, SMALL, workers=0)
+    pathway, run = train_tower(list_of_photos, tiny_clip, tmp_path, SMALL, workers=0)
     low = GRepQ.from_pretrained("grepq-ll")
-    model = high_level_weights(pathway, tmp_path, "mine", {"clip": "tiny"}, low=low, about="photos of scikit-image")
+    model = high_level_weights(pathway, run, "mine", {"clip": "tiny"}, low=low, about="photos of scikit-image")
     model.save_pretrained(tmp_path)
     loaded = GRepQ.from_pretrained(tmp_path)
     assert loaded.weights_id == model.weights_id
@@ -157,7 +164,7 @@ def test_the_weights_load_and_may_join_a_low_pathway(list_of_photos, tiny_clip, 
 
 def test_the_shape_of_a_tower_is_read_from_its_weights(clip_state, tiny_clip):
     visual = {k.removeprefix("visual."): v for k, v in clip_state.items() if k.startswith("visual.")}
-    assert image_tower_of(visual) == {"layers": [3, 4, 6, 3], "width": 64, "output_dim": 1024}
+    assert image_tower_of(visual) == ImageTower(layers=(3, 4, 6, 3), width=64, output_dim=1024)
     with pytest.raises(ValueError, match=r"layer1\.0\.conv1\.weight is missing|'layer1\.0\.conv1\.weight' is missing"):
         image_tower_of({})
 
@@ -173,6 +180,9 @@ def test_the_shape_of_a_tower_is_read_from_its_weights(clip_state, tiny_clip):
         ({"lr": 0}, "lr"),
         ({"steps": 0}, "steps"),
         ({"warmup_epochs": -1}, "warmup_epochs"),
+        ({"warmup_epochs": math.nan}, "warmup_epochs .* got nan"),
+        ({"temperature": math.inf}, "temperature .* got inf"),
+        ({"chunk": 1.5}, r"chunk .* whole number, got 1\.5"),
     ],
 )
 def test_bad_settings_are_named(change, message):

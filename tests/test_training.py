@@ -1,5 +1,6 @@
 """Promises of training: method.md's distortions, similarities, fragments and loss, and runs that resume bit for bit."""
 
+import copy
 import errno
 import json
 import math
@@ -15,16 +16,25 @@ import torch
 import torch.nn.functional as F
 
 from grepq_metric import GRepQ
+from grepq_metric.errors import TrainingError
 from grepq_metric.training.distortions import DISTORTIONS, STAGES, distortion
 from grepq_metric.training.losses import UndistortedStatistics, distortion_order_loss, quality_aware_contrastive_loss
-from grepq_metric.training.low import LowLevelTraining, train_low_level
+from grepq_metric.training.low import LowLevelTraining, train_encoder
 from grepq_metric.training.photos import PhotoList
-from grepq_metric.training.pristine import Selection, colourfulness, feature_statistics, sharpness
+from grepq_metric.training.pristine import Selection, colourfulness, sharpness
+from grepq_metric.training.recipe import RECIPES, Recipe, make_recipe
+from grepq_metric.training.run import RunOptions
 from grepq_metric.training.similarity import contrastive_weights, pairwise_fsim
-from grepq_metric.training.views import RECIPES, ContrastiveDataset, Recipe, recipe
+from grepq_metric.training.views import ContrastiveDataset
 from tests.command import grepq
 
 SMALL = Recipe(types=("gaussian_blur", "white_noise"), types_per_content=2, levels=(1, 5), grid=2, anchors=True, order=0.5)
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu(monkeypatch):
+    """Numbers are compared with those of the CPU, also where there is a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +96,7 @@ def test_the_registry_holds_what_the_recipes_need():
 
 @pytest.mark.parametrize("chromatic", [False, True])
 def test_pairwise_fsim_is_pyiqas(image, chromatic):
-    from pyiqa.archs.fsim_arch import fsim
-
+    fsim = pytest.importorskip("pyiqa.archs.fsim_arch").fsim
     versions = [image, DISTORTIONS["saturation"](image, 3), DISTORTIONS["jpeg"](image, 5), DISTORTIONS["exposure"](image, 4)]
     x = torch.from_numpy(np.stack(versions)).permute(0, 3, 1, 2) / 255
     got = pairwise_fsim(x, chromatic)
@@ -221,12 +230,12 @@ def test_samples_depend_on_their_position_alone_and_similarities_are_cached(cont
 
 
 def test_photos_that_can_not_be_used_are_passed_over_counted_and_named(contents, tmp_path, capfd):
-    with pytest.raises(ValueError, match=r"4 photos in a row can't be used, .*\.png has 144x128 pixels, expected 224"):
-        train_low_level(PhotoList([contents]), tmp_path / "small", LowLevelTraining(), workers=0)
+    with pytest.raises(TrainingError, match=r"4 photos in a row can't be used, .*\.png has 144x128 pixels, expected 224"):
+        train_encoder(PhotoList([contents]), tmp_path / "small", LowLevelTraining(), workers=0)
     folder = shutil.copytree(contents, tmp_path / "photos")
     (folder / "broken.png").write_bytes((folder / "cat.png").read_bytes()[:5000])
     out = tmp_path / "out"
-    train_low_level(PhotoList([folder]), out, LowLevelTraining(recipe=SMALL, batch=5, steps=2), workers=1)
+    train_encoder(PhotoList([folder]), out, LowLevelTraining(recipe=SMALL, batch=5, steps=2), workers=1)
     assert [json.loads(line)["step"] for line in (out / "training/log.jsonl").open()] == [1, 2]
     skipped = (out / "training/skipped.txt").read_text().splitlines()
     assert len(skipped) == 2
@@ -236,30 +245,31 @@ def test_photos_that_can_not_be_used_are_passed_over_counted_and_named(contents,
 
 def test_a_killed_run_loses_nothing_before_its_last_checkpoint(contents, tmp_path):
     training = LowLevelTraining(recipe=SMALL, batch=2, steps=5)
-    options = {"workers": 0, "checkpoint_every": 2, "cache": tmp_path / "cache"}
-    whole, _ = train_low_level(PhotoList([contents]), tmp_path / "whole", training, **options)
+    options = {"workers": 0, "cache": tmp_path / "cache"}
+    whole, _ = train_encoder(PhotoList([contents]), tmp_path / "whole", training, **options)
     script = """if True:
         import os, sys
         from pathlib import Path
         from grepq_metric.training import run
-        from grepq_metric.training.low import LowLevelTraining, train_low_level
+        from grepq_metric.training.low import LowLevelTraining, train_encoder
         from grepq_metric.training.photos import PhotoList
         from tests.test_training import SMALL
         save = run.Run._save
         def save_then_die(self):
             if self.step == 4:  # in the middle of the second checkpoint
-                self.checkpoint.with_suffix(".part").write_bytes(b"half")
+                (self.folder / ".checkpoint-1234.part.pt").write_bytes(b"half")
                 os.kill(os.getpid(), 9)
             save(self)
         run.Run._save = save_then_die
-        train_low_level(PhotoList([sys.argv[1]]), Path(sys.argv[2]), LowLevelTraining(recipe=SMALL, batch=2, steps=5),
-                        workers=0, checkpoint_every=2, cache=Path(sys.argv[3]))
+        train_encoder(PhotoList([sys.argv[1]]), Path(sys.argv[2]), LowLevelTraining(recipe=SMALL, batch=2, steps=5),
+                      run.RunOptions(checkpoint_every=2), workers=0, cache=Path(sys.argv[3]))
     """
     command = [sys.executable, "-c", script, contents, tmp_path / "killed", tmp_path / "cache"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     assert subprocess.run(list(map(str, command)), env=environment, capture_output=True).returncode == -9
-    again, finished = train_low_level(PhotoList([contents]), tmp_path / "killed", training, resume=True, **options)
-    assert finished
+    again, run = train_encoder(PhotoList([contents]), tmp_path / "killed", training, RunOptions(resume=True), **options)
+    assert run.finished
+    assert not list((tmp_path / "killed/training").glob("*.part*"))
     assert all(torch.equal(v, again.state_dict()[k]) for k, v in whole.state_dict().items())
     steps = [json.loads(line)["step"] for line in (tmp_path / "killed/training/log.jsonl").open()]
     assert steps == [1, 2, 3, 4, 5]
@@ -267,25 +277,25 @@ def test_a_killed_run_loses_nothing_before_its_last_checkpoint(contents, tmp_pat
 
 def test_a_full_disk_is_explained_and_leaves_the_last_checkpoint(contents, tmp_path, monkeypatch):
     training = LowLevelTraining(recipe=SMALL, batch=2, steps=4)
-    options = {"workers": 0, "checkpoint_every": 2, "cache": tmp_path / "cache"}
+    options = {"workers": 0, "cache": tmp_path / "cache"}
     photos, out = PhotoList([contents]), tmp_path / "out"
     save, calls = torch.save, []
 
-    def full(state, path):
+    def full(state, stream):
         calls.append(state["step"])
         if state["step"] > 2:
-            Path(path).write_bytes(b"half a checkpoint")
+            stream.write(b"half a checkpoint")
             raise OSError(errno.ENOSPC, "No space left on device")
-        save(state, path)
+        save(state, stream)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(OSError, match=r"No space left .*checkpoint\.pt holds step 2\. Free some space and --resume"):
-        train_low_level(photos, out, training, **options)
+    with pytest.raises(OSError, match=r"No space left .*free some space; .*checkpoint\.pt holds step 2\..* resume=True"):
+        train_encoder(photos, out, training, RunOptions(checkpoint_every=2), **options)
     assert calls == [2, 4]
-    assert [file.name for file in (out / "training").glob("checkpoint*")] == ["checkpoint.pt"]
+    assert [file.name for file in (out / "training").glob("*checkpoint*")] == ["checkpoint.pt"]
     monkeypatch.setattr(torch, "save", save)
-    _, finished = train_low_level(photos, out, training, resume=True, **options)
-    assert finished
+    _, run = train_encoder(photos, out, training, RunOptions(resume=True), **options)
+    assert run.finished
 
 
 def test_a_cache_that_can_not_be_written_is_explained(contents, tmp_path, monkeypatch):
@@ -293,14 +303,14 @@ def test_a_cache_that_can_not_be_written_is_explained(contents, tmp_path, monkey
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("grepq_metric.training.views.np.save", full)
-    with pytest.raises(ValueError, match=r"cannot cache similarities in .*No space left .*there is no checkpoint yet"):
-        train_low_level(PhotoList([contents]), tmp_path, LowLevelTraining(recipe=SMALL, batch=2, steps=2), workers=0)
+    with pytest.raises(TrainingError, match=r"cannot cache similarities in .*No space left .*there is no checkpoint yet"):
+        train_encoder(PhotoList([contents]), tmp_path, LowLevelTraining(recipe=SMALL, batch=2, steps=2), workers=0)
     assert not list((tmp_path / "training/fsim").iterdir())
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_the_network(contents, tmp_path, monkeypatch):
     training = LowLevelTraining(recipe=SMALL, batch=2, steps=4)
-    photos, options = PhotoList([contents]), {"workers": 0, "checkpoint_every": 2, "cache": tmp_path / "cache"}
+    photos, options = PhotoList([contents]), {"workers": 0, "cache": tmp_path / "cache"}
     real, calls = quality_aware_contrastive_loss, []
 
     def breaks(*arguments):
@@ -308,16 +318,16 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_spoils_the_network(con
         return real(*arguments) * (math.nan if len(calls) == 4 else 1)
 
     monkeypatch.setattr("grepq_metric.training.low.quality_aware_contrastive_loss", breaks)
-    with pytest.raises(ValueError, match=r"the loss is nan at step 4; .*checkpoint\.pt holds step 2.*--lr"):
-        train_low_level(photos, tmp_path / "out", training, **options)
+    with pytest.raises(TrainingError, match=r"the loss is nan at step 4; .*checkpoint\.pt holds step 2.* lower lr"):
+        train_encoder(photos, tmp_path / "out", training, RunOptions(checkpoint_every=2), **options)
     monkeypatch.setattr("grepq_metric.training.low.quality_aware_contrastive_loss", real)
-    _, finished = train_low_level(photos, tmp_path / "out", training, resume=True, **options)
-    assert finished
+    _, run = train_encoder(photos, tmp_path / "out", training, RunOptions(resume=True), **options)
+    assert run.finished
 
 
 def test_a_run_starts_from_given_weights(contents, tmp_path):
     training = LowLevelTraining(recipe=SMALL, batch=2, steps=1, lr=1e-9)
-    encoder, _ = train_low_level(PhotoList([contents]), tmp_path, training, workers=0, init="grepq-ll")
+    encoder, _ = train_encoder(PhotoList([contents]), tmp_path, training, workers=0, init="grepq-ll")
     given = GRepQ.from_pretrained("grepq-ll")
     for key, value in given.low.encoder.named_parameters():
         assert torch.allclose(encoder.get_parameter(key), value, atol=1e-6)
@@ -327,9 +337,8 @@ def test_a_run_starts_from_given_weights(contents, tmp_path):
 def test_a_run_logs_for_tensorboard(contents, tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     training = LowLevelTraining(recipe=SMALL, batch=2, steps=3)
-    options = {"workers": 0, "tensorboard": True}
-    train_low_level(PhotoList([contents]), tmp_path, training, stop_after=2, **options)
-    train_low_level(PhotoList([contents]), tmp_path, training, resume=True, **options)
+    for options in (RunOptions(stop_after=2, tensorboard=True), RunOptions(resume=True, tensorboard=True)):
+        train_encoder(PhotoList([contents]), tmp_path, training, options, workers=0)
     events = accumulator.EventAccumulator(str(tmp_path / "training/tensorboard")).Reload()
     logged = [json.loads(line)["loss"] for line in (tmp_path / "training/log.jsonl").open()]
     assert [e.step for e in events.Scalars("loss")] == [1, 2, 3]
@@ -339,20 +348,24 @@ def test_a_run_logs_for_tensorboard(contents, tmp_path):
 def test_a_run_that_was_killed_before_its_first_checkpoint_starts_a_new_log(contents, tmp_path):
     (tmp_path / "training").mkdir()
     (tmp_path / "training" / "log.jsonl").write_text('{"step": 1, "loss": 9}\n{"step": 2, "lo')
-    train_low_level(PhotoList([contents]), tmp_path, LowLevelTraining(recipe=SMALL, batch=2, steps=2), workers=0)
+    training = LowLevelTraining(recipe=SMALL, batch=2, steps=2)
+    with pytest.raises(FileExistsError, match=r"log\.jsonl exists: .*resume=True.*overwrite=True"):
+        train_encoder(PhotoList([contents]), tmp_path, training, workers=0)
+    train_encoder(PhotoList([contents]), tmp_path, training, RunOptions(resume=True), workers=0)
     assert [json.loads(line)["step"] for line in (tmp_path / "training" / "log.jsonl").open()] == [1, 2]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
 def test_a_resumed_run_is_the_same_bit_for_bit(contents, tmp_path, precision):
     training = LowLevelTraining(recipe=SMALL, batch=2, steps=6, precision=precision)
-    options = {"workers": 0, "cache": tmp_path / "cache", "checkpoint_every": 2}
-    whole, finished = train_low_level(PhotoList([contents]), tmp_path / "whole", training, **options)
-    assert finished
-    _, finished = train_low_level(PhotoList([contents]), tmp_path / "parts", training, stop_after=3, **options)
-    assert not finished
-    parts, finished = train_low_level(PhotoList([contents]), tmp_path / "parts", training, resume=True, **options)
-    assert finished
+    options = {"workers": 0, "cache": tmp_path / "cache"}
+    whole, run = train_encoder(PhotoList([contents]), tmp_path / "whole", training, RunOptions(checkpoint_every=2), **options)
+    assert run.finished
+    early = RunOptions(checkpoint_every=2, stop_after=3)
+    _, run = train_encoder(PhotoList([contents]), tmp_path / "parts", training, early, **options)
+    assert not run.finished
+    parts, run = train_encoder(PhotoList([contents]), tmp_path / "parts", training, RunOptions(resume=True), **options)
+    assert run.finished
     for key, value in whole.state_dict().items():
         assert torch.equal(value, parts.state_dict()[key]), key
     logs = [
@@ -367,20 +380,19 @@ def test_a_resumed_run_is_the_same_bit_for_bit(contents, tmp_path, precision):
 
 def test_training_lowers_the_loss(contents, tmp_path):
     training = LowLevelTraining(recipe=SMALL, batch=4, steps=25, lr=5e-4)
-    train_low_level(PhotoList([contents]), tmp_path, training, workers=0)
+    train_encoder(PhotoList([contents]), tmp_path, training, workers=0)
     losses = [json.loads(line)["loss"] for line in (tmp_path / "training/log.jsonl").open()]
     assert sum(losses[-5:]) < 0.9 * sum(losses[:5])
 
 
 def test_a_run_is_not_continued_by_accident_nor_with_other_settings(contents, tmp_path):
     training = LowLevelTraining(recipe=SMALL, batch=2, steps=1)
-    train_low_level(PhotoList([contents]), tmp_path, training, workers=0)
-    with pytest.raises(FileExistsError, match="--resume"):
-        train_low_level(PhotoList([contents]), tmp_path, training, workers=0)
+    train_encoder(PhotoList([contents]), tmp_path, training, workers=0)
+    with pytest.raises(FileExistsError, match="resume=True"):
+        train_encoder(PhotoList([contents]), tmp_path, training, workers=0)
+    other = LowLevelTraining(recipe=SMALL, batch=2, steps=1, lr=1e-3)
     with pytest.raises(ValueError, match=r"'lr': 0\.0001"):
-        train_low_level(
-            PhotoList([contents]), tmp_path, LowLevelTraining(recipe=SMALL, batch=2, steps=1, lr=1e-3), resume=True, workers=0
-        )
+        train_encoder(PhotoList([contents]), tmp_path, other, RunOptions(resume=True), workers=0)
 
 
 @pytest.mark.parametrize(
@@ -393,13 +405,30 @@ def test_a_run_is_not_continued_by_accident_nor_with_other_settings(contents, tm
         (lambda: Recipe(grid=0), "grid"),
         (lambda: Recipe(temperature=0), "temperature"),
         (lambda: Recipe(chain=0), "chain"),
-        (lambda: recipe("wilde"), "'wilde', expected one of paper, broad, wild"),
-        (lambda: recipe("paper", {"grit": 4}), "'grit' of a recipe"),
-        (lambda: recipe("paper", {"grid": "four"}), "grid of a recipe must be like 7, got 'four'"),
-        (lambda: recipe("paper", {"levels": ["two"]}), "levels"),
+        (lambda: make_recipe("wilde"), "'wilde', expected one of paper, broad, wild"),
+        (lambda: make_recipe("paper", {"grit": 4}), "'grit' of a recipe"),
+        (lambda: make_recipe("paper", {"grid": "four"}), "grid of a recipe must be like 7, got 'four'"),
+        (lambda: make_recipe("paper", {"levels": ["two"]}), "levels"),
         (lambda: LowLevelTraining(precision="int8"), "int8"),
         (lambda: LowLevelTraining(lr=0), "lr"),
         (lambda: LowLevelTraining(steps=0), "steps"),
+        (lambda: LowLevelTraining(lr=math.nan), "lr .* got nan"),
+        (lambda: LowLevelTraining(lr=math.inf), "lr .* got inf"),
+        (lambda: LowLevelTraining(lr="1e-4"), "lr .* got '1e-4'"),
+        (lambda: LowLevelTraining(batch=1.5), r"batch .* whole number, got 1\.5"),
+        (lambda: LowLevelTraining(batch=True), "batch .* whole number, got True"),
+        (lambda: LowLevelTraining(epochs=0), "epochs .* got 0"),
+        (lambda: LowLevelTraining(seed=-1), "seed .* got -1"),
+        (lambda: LowLevelTraining(weight_decay=math.nan), "weight_decay .* got nan"),
+        (lambda: RunOptions(stop_after=0), "stop_after .* got 0"),
+        (lambda: RunOptions(checkpoint_every=0.5), r"checkpoint_every .* whole number, got 0\.5"),
+        (lambda: Recipe(power=math.nan), "power .* got nan"),
+        (lambda: Recipe(temperature=math.inf), "temperature .* got inf"),
+        (lambda: Recipe(grid=2.0), r"grid .* whole number, got 2\.0"),
+        (lambda: Recipe(levels=(1.5, 2)), r"levels .* whole number, got 1\.5"),
+        (lambda: Recipe(anchors=1), "anchors must be true or false, got 1"),
+        (lambda: make_recipe(7), "got 7"),
+        (lambda: Selection(sharpness=math.nan), "sharpness .* got nan"),
         (lambda: Selection(sharpness=1), "sharpness"),
     ],
 )
@@ -439,14 +468,15 @@ def test_statistics_are_the_unbiased_ones(model, photos):
     patches = photos["cat"].unfold(2, 96, 64).unfold(3, 96, 64).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
     with torch.inference_mode():
         z = model.low.encoder(patches).double().numpy()
-    mean, cov, count = feature_statistics(model.low.encoder, [patches[:5], patches[5:5], patches[5:]], chunk_size=3)
-    assert count == len(patches)
-    assert np.allclose(mean, z.mean(0), rtol=1e-4, atol=1e-6)
-    assert np.allclose(cov, np.cov(z.T, ddof=1), rtol=1e-3, atol=1e-6)
+    low = copy.deepcopy(model.low)
+    low.chunk_size = 3
+    assert low.fit_pristine([patches[:5], patches[5:5], patches[5:]]) == len(patches)
+    assert np.allclose(low.pristine_mean, z.mean(0), rtol=1e-4, atol=1e-6)
+    assert np.allclose(low.pristine_cov, np.cov(z.T, ddof=1), rtol=1e-3, atol=1e-6)
     with pytest.warns(UserWarning, match="3 pristine patches for 128"):
-        feature_statistics(model.low.encoder, [patches[:3]])
+        low.fit_pristine([patches[:3]])
     with pytest.raises(ValueError, match="at least 2 patches"):
-        feature_statistics(model.low.encoder, [patches[:1]])
+        low.fit_pristine([patches[:1]])
 
 
 def test_the_command_line_makes_weights_that_score(contents, photo_folder, tmp_path, photos):
@@ -462,7 +492,11 @@ def test_the_command_line_makes_weights_that_score(contents, photo_folder, tmp_p
     run = json.loads((out / "training/run.json").read_text())
     assert run["seed"] == 0
     assert run["recipe"]["grid"] == 2
-    grepq("pristine", "--photos", photo_folder, "--weights", out, "--sharpness", "0.5", "--colourfulness", "0.5")
+    kept = (out / "model.safetensors").read_bytes()
+    pristine = ["pristine", "--photos", photo_folder, "--weights", out, "--sharpness", "0.5", "--colourfulness", "0.5"]
+    assert "--overwrite" in grepq(*pristine, "-o", out, status=2).stderr
+    assert (out / "model.safetensors").read_bytes() == kept
+    grepq(*pristine, "-o", out, "--overwrite", "--device", "cpu")
     again = GRepQ.from_pretrained(out)
     assert again.weights_id != model.weights_id
     assert again.weights_id in (out / "README.md").read_text()

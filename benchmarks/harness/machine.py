@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import shlex
 import sys
@@ -38,9 +39,9 @@ def command(module: str) -> str:
 
 
 def _short(argument: str) -> str:
-    """Absolute paths name folders of this machine."""
-    path, colon, options = argument.partition(":")
-    return f"{'/'.join(Path(path).parts[-2:])}{colon}{options}" if Path(path).is_absolute() else argument
+    """Absolute paths, also those of options, name folders of this machine."""
+    parts = re.split(r"([:,=])", argument)
+    return "".join("/".join(Path(part).parts[-2:]) if Path(part).is_absolute() else part for part in parts)
 
 
 class PeakMemory:

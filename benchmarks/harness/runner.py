@@ -218,7 +218,10 @@ def _measure(dataset: Dataset, metric: Metric, item: Item, features: bool) -> Im
         if not np.isfinite(value).all():
             raise ValueError(f"the value is {value}, expected a finite one")
     except Exception as error:  # an image that a metric fails on must not end a run of hours; the row says what happened
-        text = " ".join(f"{type(error).__name__}: {error}".split())[:500]
+        text = f"{type(error).__name__}: {error}"
+        for path in filter(None, (item.path, item.reference)):
+            text = text.replace(str(path), path.name)  # results name no folder of this machine
+        text = " ".join(text.split())[:500]
         return FeatureRow(item.name, None, seconds, text) if features else ScoreRow(item.name, None, seconds, text)
     if features:
         return FeatureRow(item.name, np.asarray(value, np.float32), seconds)

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.harness.datasets import Item
 from benchmarks.harness.metrics import Metric, open_metric
 from benchmarks.harness.toy import references, to_tensor
 from benchmarks.studies.reporting import Report, Row, measured, parse, read_report, study_parser, table, write_report
@@ -177,8 +176,7 @@ def measure(network: Network, pairs: Pairs, metrics: Mapping[str, Metric]) -> di
 def _mean_score(metric: Metric, restored: torch.Tensor, clean: torch.Tensor) -> float:
     if metric.score is None:
         raise ValueError(f"{metric.id} has no score")
-    no_item = Item("", Path(), 0.0)  # these metrics look at images alone
-    return float(np.mean([metric.score(x[None], y[None], no_item) for x, y in zip(restored, clean, strict=True)]))
+    return float(np.mean([metric.score(x[None], y[None], "") for x, y in zip(restored, clean, strict=True)]))
 
 
 class Runs:

@@ -138,7 +138,7 @@ def summary(rows: list[Row]) -> list[Row]:
         overall = {
             f"median of the {len(kinds)} types": float(np.median(list(values.values()))),
             "lowest of the types": min(values.values()),
-            f"SRCC with FSIM, {len(pooled)} versions pooled": srcc(_column(pooled, metric), _column(pooled, "FSIM")),
+            f"SRCC with FSIM, {len(pooled)} versions pooled": _correlation(pooled, metric, "FSIM"),
         }
         for name, part in (("types", values), ("overall", overall)):
             found += [{"table": name, "metric": metric, "distortion": kind, "srcc": value} for kind, value in part.items()]
@@ -147,17 +147,14 @@ def summary(rows: list[Row]) -> list[Row]:
 
 def _monotony(rows: list[Row], metric: str) -> float:
     """SRCC between the level of one type, negated, and the score, mean over photos."""
-    values = []
-    for photo in dict.fromkeys(row["photo"] for row in rows):
-        versions = [row for row in rows if row["photo"] == photo]
-        scores = _column(versions, metric)
-        # A metric that gives all levels the same score has not seen the distortion.
-        values.append(0.0 if len(set(scores)) == 1 else srcc(scores, -_column(versions, "level")))
-    return float(np.mean(values))
+    photos = dict.fromkeys(row["photo"] for row in rows)
+    return float(np.mean([-_correlation([row for row in rows if row["photo"] == photo], metric, "level") for photo in photos]))
 
 
-def _column(rows: list[Row], name: str) -> np.ndarray:
-    return np.array([row[name] for row in rows], float)
+def _correlation(rows: list[Row], metric: str, other: str) -> float:
+    """SRCC of two columns; 0 of a metric that gives all the same score: it has not seen the distortion."""
+    scores, values = (np.array([row[name] for row in rows], float) for name in (metric, other))
+    return 0.0 if len(set(scores)) == 1 else srcc(scores, values)
 
 
 def markdown(report: Report) -> list[str]:

@@ -163,17 +163,25 @@ def measure(photos: PhotoList, opinions: Opinions, clip_steps: int, steps: int, 
     test, mos = [files[i] for i in kept], opinions.mos[kept]
     clip = train_clip(photos, clip_steps, BATCH, seed=0)
     before = evaluate(pathway_of(clip), test, mos)
-    options = {"batch": CONTRASTED, "steps": steps, "lr": lr, "warmup_epochs": WARM_UP}
-    model = train_high(photos, clip, out / "run", **options, device="cpu", name="tiny")
+    model = train_high(
+        photos,
+        clip,
+        out / "run",
+        steps=steps,
+        batch=CONTRASTED,
+        lr=lr,
+        warmup_epochs=WARM_UP,
+        device="cpu",
+        name="tiny",
+    )
     if model is None or model.high is None:
         raise RuntimeError("the training was stopped")
     after = evaluate(model.high, test, mos)
     with (out / "run" / "training" / "log.jsonl").open(encoding="utf-8") as lines:
         log = of_the_log([json.loads(line) for line in lines])
     agreement: list[Row] = [{"figure": key, "before": value, "after": after[key]} for key, value in before.items()]
-    notes = [
-        f"{clip_steps} steps on captions, then {steps} of batch {CONTRASTED} at a learning rate of {lr:g}, on {len(photos)} photos."
-    ]
+    trained = f"{steps} of batch {CONTRASTED} at a learning rate of {lr:g}, on {len(photos)} photos."
+    notes = [f"{clip_steps} steps on captions, then {trained}"]
     data: Row = {"name": opinions.name, "id": opinions.id, "images": len(kept)}
     return measured(STUDY, model.weights_id, data, [*agreement, *log], notes)
 

@@ -9,8 +9,8 @@ import typer
 EPILOG = """\
 **Examples**
 
-`grepq convert --low low_level_model_weights.tar --pristine pristine_patches_096_0.75_0.80.hdf5 -o authors-ll` makes weights of the
-low-level pathway.
+`grepq convert --low low_level_model_weights.tar --pristine pristine_patches_096_0.75_0.80.hdf5 -o authors-ll` makes weights
+of the low-level pathway.
 
 `grepq score photo.jpg --weights authors-ll` scores with them.
 """

@@ -154,7 +154,9 @@ def _read(paths: list[Path], image_column: str, mos_column: str, weight_column: 
     if labels.delimiter != ",":
         typer.echo(f"{paths[0]} is read as fields separated by {DELIMITERS[labels.delimiter]}", err=True)
     if labels.unrated:
-        typer.echo(f"{labels.unrated} rows of {paths[0]} have no {mos_column!r} yet, and are left out", err=True)
+        count = labels.unrated + len(labels.photos)
+        left_out = f"{labels.unrated} of {count} photos"
+        typer.echo(f"left out, since {paths[0]} has no {mos_column!r} for them yet: {left_out}", err=True)
     return labels
 
 

@@ -54,8 +54,8 @@ def _installed() -> None:
     for entry in catalog.ENTRIES:
         low, high = entry.score_range
         download = "no download" if entry.clip is None else f"downloads {entry.clip.size / 1e6:.0f} MB at first use"
-        newest = " (the newest of its name)" if catalog.find(entry.name) is entry else ""
-        typer.echo(f"\n{entry.name}, tag {entry.tag}{newest}")
+        older = "" if catalog.find(entry.name) is entry else " (there is a newer one)"
+        typer.echo(f"\n{entry.name}, tag {entry.tag}{older}")
         typer.echo(f"    {entry.source}; {download}; licence {entry.licence}")
         typer.echo(f"    {' + '.join(entry.pathways)} pathway, scores from {low:g} to {high:g}, higher is better")
     typer.echo("\nThe low pathway sees how sharp and clean a photo is, the high one what CLIP thinks of it.")

@@ -23,6 +23,9 @@ class PhotoArguments:
         recursive: search folders with their subfolders.
         null: names on standard input end with a NUL byte, as ``find -print0`` writes them, and not with a line.
 
+    Raises:
+        InputError: standard input is closed or not asked for, and has to be read.
+
     Attributes:
         streamed: names come on standard input, and may still be in the making.
         problems: what is wrong with an argument that was passed on as it is, by the argument.
@@ -34,6 +37,8 @@ class PhotoArguments:
     def __init__(self, arguments: Sequence[str], recursive: bool = True, null: bool = False) -> None:
         if null and "-" not in arguments:
             raise InputError("-0 is about names on standard input: it goes with -")
+        if "-" in arguments and sys.stdin is None:
+            raise InputError("standard input is closed: - has no names to read")
         self.arguments, self.recursive, self.null = list(arguments), recursive, null
         self.streamed = "-" in self.arguments
         self.problems: dict[str, str] = {}
@@ -122,7 +127,7 @@ def _kinds(counts: Counter[str]) -> str:
     from grepq_metric.images import why_unreadable
 
     parts = []
-    for suffix, count in counts.most_common():
+    for suffix, count in sorted(counts.items(), key=lambda item: (-item[1], item[0] == "", item[0])):
         what = f"{suffix} file" if suffix else "file without an ending"
         plural = what if count == 1 else what.replace("file", "files", 1)
         why = why_unreadable(suffix)
@@ -131,8 +136,6 @@ def _kinds(counts: Counter[str]) -> str:
 
 
 def _from_standard_input(null: bool) -> Iterator[str]:
-    if sys.stdin is None:
-        raise InputError("standard input is closed: - has no names to read")
     for name in _until_null() if null else _lines():
         if name:
             yield os.fsdecode(name)

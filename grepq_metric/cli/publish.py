@@ -11,8 +11,8 @@ EPILOG = """\
 
 `grepq publish mine --repo me/grepq-mine --private` uploads the weights folder `mine`.
 
-`grepq publish mine --repo me/grepq-mine --terms photos.csv --results results.md` also says in the model card what the photos and
-the results were.
+`grepq publish mine --repo me/grepq-mine --terms photos.csv --results results.md` also says in the model card what the
+photos and the results were.
 """
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -117,6 +118,8 @@ def score(
 
 
 def _check(output: Path | None, head: Path | None, interval: float | None, max_pixels: float) -> None:
+    if output is None and sys.stdout is None:
+        raise InputError("standard output is closed: name a file with --output")
     if output is not None and not output.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {output.parent}")
     if head is not None and not head.is_file():

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import json
+import logging
+import signal
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import typer
 
-from grepq_metric.errors import InputError
+from grepq_metric import catalog
+from grepq_metric.errors import GRepQError, InputError
 
-app = typer.Typer(no_args_is_help=True, help="Train a pathway on photos, without human scores.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Train a pathway on photos, without human scores. **low** teaches a network to see distortions; **high** makes CLIP "
+    "tell good photos from poor ones more clearly.",
+)
 
 PHOTOS = typer.Option(..., help="A folder, a .txt list of paths or a WebDataset .tar shard; may be given more than once.")
 OUT = typer.Option(..., help="Weights folder to write; the run's record and checkpoint go to its training/.")
@@ -18,12 +29,44 @@ NAME = typer.Option(None, help="Name of the weights. Default: the name of --out.
 EPOCHS = typer.Option(15, help="Passes over the photos.")
 STEPS = typer.Option(None, help="Optimizer steps, instead of --epochs.")
 PRECISION = typer.Option("bf16", help="bf16 or fp32.")
-DEVICE = typer.Option("cpu", help="Torch device; under torchrun, `cuda` is each process's own.")
+DEVICE = typer.Option(
+    None, help="Torch device. Default: cuda if there is one, else cpu; under torchrun, `cuda` is each process's own."
+)
 WORKERS = typer.Option(2, help="Processes that prepare photos.")
-CHECKPOINT_EVERY = typer.Option(100, help="Steps between checkpoints.")
-RESUME = typer.Option(False, help="Continue a stopped run, bit for bit.")
+CHECKPOINT_EVERY = typer.Option(100, help="Steps between checkpoints. Ctrl-C writes one, too.")
+RESUME = typer.Option(False, "--resume", help="Continue a stopped run, bit for bit. Weights of a finished one stay.")
+OVERWRITE = typer.Option(
+    False, "--overwrite", help="Start anew where --out holds a run or weights; with --resume, only replace the weights."
+)
 STOP_AFTER = typer.Option(None, help="Stop at this step with a checkpoint, to be resumed later.")
-TENSORBOARD = typer.Option(False, help="Also log to training/tensorboard; needs the extra `train`.")
+TENSORBOARD = typer.Option(False, "--tensorboard", help="Also log to training/tensorboard; needs the extra `train`.")
+
+LOW_EPILOG = """\
+**Examples**
+
+`grepq train low --photos photos --out mine --recipe wild --about "my own photos"` trains for 15 passes over a folder.
+
+`grepq train low --photos photos --out mine --recipe wild --about "my own photos" --resume` goes on after Ctrl-C.
+
+`grepq train low --photos photos --out short --init grepq-ll --steps 500` starts from the packaged weights.
+
+`grepq score holiday --weights mine` scores with the result.
+"""
+HIGH_EPILOG = """\
+**Examples**
+
+`grepq train high --photos photos --clip timm/resnet50_clip.openai --out mine-hl` fine-tunes OpenAI's CLIP.
+
+`grepq train high --photos photos --clip clip.safetensors --low grepq-ll --out mine` writes weights of both pathways.
+"""
+_FLAGS = {
+    "resume=True": "--resume",
+    "overwrite=True": "--overwrite",
+    "precision='fp32'": "--precision fp32",
+    "a lower lr": "a lower --lr",
+    "choose another folder": "choose another --out",
+}
+"""What messages of the library call arguments, and what the command line calls them."""
 
 
 @app.callback()
@@ -31,17 +74,21 @@ def _train() -> None:
     pass
 
 
-@app.command("low")
+@app.command("low", epilog=LOW_EPILOG)
 def low(
     photos: list[Path] = PHOTOS,
     out: Path = OUT,
     recipe: str = typer.Option(
-        "paper", help="**paper**: 4 distortion types, 224-pixel views; **broad**, **wild**: see README."
+        "paper",
+        help="Which distortions the network learns from: **paper**, 4 types at 2 levels; **broad**, 18 types at 5 levels; "
+        "**wild**, 33 types, those of cameras more often and up to 3 at once, as for the packaged weights.",
     ),
     settings: list[str] = typer.Option(
         [], "--set", help="Change the recipe: `--set grid=4`, `--set types=jpeg,white_noise`, `--set chain=2`, ..."
     ),
-    pristine: list[Path] = typer.Option(None, help="Photos for the pristine statistics. Default: those of --photos."),
+    pristine: list[Path] = typer.Option(
+        None, help="Undistorted photos whose sharpest patches say what scores compare with. Default: those of --photos."
+    ),
     init: str = typer.Option(None, help="Weights to start from: a built-in name, a folder, a Hub repository."),
     about: str = ABOUT,
     name: str = NAME,
@@ -56,47 +103,32 @@ def low(
     cache: Path = typer.Option(None, help="Folder for FSIM similarities, which runs may share. Default: in --out."),
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: bool = RESUME,
+    overwrite: bool = OVERWRITE,
     stop_after: int = STOP_AFTER,
     tensorboard: bool = TENSORBOARD,
 ) -> None:
-    """Train the low-level encoder with the quality-aware contrastive loss of GRepQ.
+    """Train the low-level pathway: versions of a photo that are distorted alike get like features, others do not.
 
     Ends with a weights folder that scores photos: the encoder in float16 and the pristine statistics.
     """
-    from grepq_metric.training.distributed import World
-    from grepq_metric.training.low import LowLevelTraining, low_level_weights, train_low_level
-    from grepq_metric.training.photos import PhotoList
-    from grepq_metric.training.pristine import Selection
-    from grepq_metric.training.views import recipe as make_recipe
+    chosen = dict(_pair(setting) for setting in settings)
+    how: dict[str, Any] = {"epochs": epochs, "steps": steps, "batch": batch, "lr": lr, "seed": seed, "precision": precision}
+    kept: dict[str, Any] = {
+        "resume": resume,
+        "overwrite": overwrite,
+        "checkpoint_every": checkpoint_every,
+        "stop_after": stop_after,
+    }
+    with _told(out):
+        from grepq_metric.training import train_low
 
-    training = LowLevelTraining(
-        recipe=make_recipe(recipe, dict(_pair(setting) for setting in settings)),
-        batch=batch,
-        epochs=epochs,
-        steps=steps,
-        lr=lr,
-        precision=precision,
-        seed=seed,
-    )
-    contents, world = PhotoList(photos), World(device)
-    pristine_photos = PhotoList(pristine) if pristine else contents  # found missing now, and not after the training
-    options = {"resume": resume, "checkpoint_every": checkpoint_every, "stop_after": stop_after, "tensorboard": tensorboard}
-    encoder, finished = train_low_level(
-        contents, out, training, world=world, workers=workers, cache=cache, init=init, **options
-    )
-    if not world.leads:
-        return
-    if not finished:
-        typer.echo(f"stopped after step {stop_after}; --resume continues")
-        return
-    model, skipped = low_level_weights(encoder, out, pristine_photos, Selection(), name or out.resolve().name, about)
-    for why in skipped:
-        typer.echo(f"skipped: {why}", err=True)
-    model.save_pretrained(out)
-    typer.echo(f"{model.weights_id} in {out}")
+        given: dict[str, Any] = {"pristine": pristine or None, "init": init, "cache": cache, "name": name, "about": about}
+        where: dict[str, Any] = {"device": device, "workers": workers, "tensorboard": tensorboard}
+        model = train_low(photos, out, recipe=recipe, settings=chosen, **how, **kept, **given, **where)
+    _say(None if model is None else model.weights_id, out, stop_after)
 
 
-@app.command("high")
+@app.command("high", epilog=HIGH_EPILOG)
 def high(
     photos: list[Path] = PHOTOS,
     clip: str = typer.Option(..., help="CLIP RN50 in open_clip's layout: a file or a Hub repository."),
@@ -120,47 +152,98 @@ def high(
     workers: int = WORKERS,
     checkpoint_every: int = CHECKPOINT_EVERY,
     resume: bool = RESUME,
+    overwrite: bool = OVERWRITE,
     stop_after: int = STOP_AFTER,
     tensorboard: bool = TENSORBOARD,
 ) -> None:
     """Fine-tune CLIP's image tower with the group contrastive loss of GRepQ.
 
-    Ends with a weights folder that scores photos.
+    In each step CLIP ranks the photos itself; those of the best group are then drawn together, and away from those of the
+    poorest group. Ends with a weights folder that scores photos.
     """
-    from grepq_metric.model import GRepQ
-    from grepq_metric.training.distributed import World
-    from grepq_metric.training.high import HighLevelTraining, high_level_weights, train_high_level
-    from grepq_metric.training.photos import PhotoList
-    from grepq_metric.weights import clip_checkpoint, high_level_tensors
+    how: dict[str, Any] = {"epochs": epochs, "steps": steps, "batch": batch, "lr": lr, "seed": seed, "precision": precision}
+    kept: dict[str, Any] = {
+        "resume": resume,
+        "overwrite": overwrite,
+        "checkpoint_every": checkpoint_every,
+        "stop_after": stop_after,
+    }
+    with _told(out):
+        from grepq_metric.training import train_high
 
-    training = HighLevelTraining(
-        batch=batch,
-        group=group,
-        epochs=epochs,
-        steps=steps,
-        lr=lr,
-        warmup_epochs=warmup_epochs,
-        projection=projection,
-        precision=precision,
-        chunk=chunk,
-        seed=seed,
-    )
-    contents, world = PhotoList(photos), World(device)
-    joined = GRepQ.from_pretrained(low, pathways=["low"]) if low else None
-    state, clip_sha256 = clip_checkpoint(clip, {})
-    options = {"resume": resume, "checkpoint_every": checkpoint_every, "stop_after": stop_after, "tensorboard": tensorboard}
-    pathway, finished = train_high_level(
-        contents, high_level_tensors(state, clip), out, training, world=world, workers=workers, **options
-    )
-    if not world.leads:
+        given: dict[str, Any] = {"low": low, "projection": projection, "name": name, "about": about}
+        groups: dict[str, Any] = {"group": group, "warmup_epochs": warmup_epochs, "chunk": chunk}
+        where: dict[str, Any] = {"device": device, "workers": workers, "tensorboard": tensorboard}
+        model = train_high(photos, clip, out, **how, **kept, **given, **groups, **where)
+    _say(None if model is None else model.weights_id, out, stop_after)
+
+
+def refuse_built_in_name(folder: Path, option: str) -> None:
+    """Raise an InputError for a folder that --weights would never load, since its path is a built-in name."""
+    if catalog.find(str(folder)) is not None:
+        raise InputError(f"{option} {folder} is a built-in name, which --weights would load in place of the folder")
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Show what the training package logs and warns of, each as a line on stderr, in the words of the command line."""
+    handler = _Lines()
+    logger = logging.getLogger("grepq_metric.training")
+    level, before = logger.level, warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: object, **more: object) -> None:
+        if category is UserWarning:
+            typer.secho(f"warning: {message}", fg="yellow", err=True)
+        else:
+            before(message, category, *where, **more)  # type: ignore[arg-type]
+
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always", UserWarning)
+            warnings.showwarning = show
+            yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        typer.echo(_in_flags(record.getMessage()), err=True)
+
+
+@contextmanager
+def _told(out: Path) -> Iterator[None]:
+    """As `told`; errors come in the words of the command line, too, and an interrupted run ends with a line."""
+    refuse_built_in_name(out, "--out")
+    from grepq_metric.training.run import Interrupted
+
+    try:
+        with told():
+            yield
+    except Interrupted as end:
+        typer.echo(f"{end}{'' if end.number == signal.SIGTERM else '; --resume continues'}", err=True)
+        raise typer.Exit(128 + end.number) from None
+    except (GRepQError, OSError) as error:
+        if _in_flags(str(error)) == str(error):
+            raise
+        raise type(error)(_in_flags(str(error))) from error
+
+
+def _in_flags(message: str) -> str:
+    for argument, flag in _FLAGS.items():
+        message = message.replace(argument, flag)
+    return message
+
+
+def _say(weights_id: str | None, out: Path, stop_after: int | None) -> None:
+    from grepq_metric.training.distributed import World
+
+    if not World("cpu").leads:
         return
-    if not finished:
-        typer.echo(f"stopped after step {stop_after}; --resume continues")
-        return
-    origin = {"clip": clip, "clip_sha256": clip_sha256}
-    model = high_level_weights(pathway, out, name or out.resolve().name, origin, low=joined, about=about)
-    model.save_pretrained(out)
-    typer.echo(f"{model.weights_id} in {out}")
+    typer.echo(f"stopped after step {stop_after}; --resume continues" if weights_id is None else f"{weights_id} in {out}")
 
 
 def _pair(setting: str) -> tuple[str, object]:

@@ -171,14 +171,9 @@ class Results:
         format: how rows are written.
         columns: of a row, in order.
         overwrite: replace an existing file; see `refuse_existing` for what must be checked first.
-
-    Raises:
-        InputError: standard output is closed.
     """
 
     def __init__(self, output: Path | None, format: Format, columns: Sequence[str], overwrite: bool = False) -> None:
-        if output is None and sys.stdout is None:
-            raise InputError("standard output is closed: name a file with --output")
         self.output, self.overwrite = output, overwrite
         self.writer = WRITERS[format](columns)
         self.started = False

@@ -99,7 +99,7 @@ def photo_features(
 def folder_name(weights_id: str) -> str:
     """A name for a folder within its parent, whatever the id: itself, if it is made of ``A-Z a-z 0-9 . _ -``."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", weights_id).lstrip(".")[-100:]
-    return plain if plain == weights_id else f"{plain}-{hashlib.sha256(repr(weights_id).encode()).hexdigest()[:8]}"
+    return plain if plain and plain == weights_id else f"{plain}-{hashlib.sha256(repr(weights_id).encode()).hexdigest()[:8]}"
 
 
 class _Store:

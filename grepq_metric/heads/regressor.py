@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import scipy.sparse
 import scipy.stats
 import torch
 from numpy.typing import ArrayLike
@@ -99,6 +100,8 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
         if self.features is not None and self.features not in FEATURE_KINDS:
             raise InputError(f"features must be None or one of {', '.join(FEATURE_KINDS)}, got {self.features!r}")
         count = _length(X)
+        if y is None:
+            raise InputError("GRepQRegressor requires y to be passed, but the target y is None: expected a MOS for each image")
         mos = _column(y, "MOS")
         _check_labels(mos, count)
         weights = None if sample_weight is None else _column(sample_weight, "sample weight")
@@ -251,6 +254,10 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
             return self._of_images(X.unsqueeze(1), kind)
         if isinstance(X, (np.ndarray, Tensor)) and X.ndim == 2:
             return _checked(np.asarray(X.detach().cpu() if isinstance(X, Tensor) else X))
+        if scipy.sparse.issparse(X):
+            raise InputError("sparse features are not supported: pass X.toarray()")
+        if not isinstance(X, (Tensor, Sequence)) and not hasattr(X, "ndim") and hasattr(X, "__array__"):
+            return self._matrix(np.asarray(X), kind)
         if not isinstance(X, Tensor) and getattr(X, "ndim", 1) == 1 and _length(X):
             items = list(X)
             if all(isinstance(item, Tensor) and item.ndim == 3 for item in items):
@@ -283,6 +290,10 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
 
 
 def _length(X: Photos) -> int:  # noqa: N803
+    if shape := getattr(X, "shape", ()):  # sparse matrices have no length
+        return shape[0]
+    if not isinstance(X, Sequence) and hasattr(X, "__array__"):
+        return len(np.asarray(X))
     try:
         return len(X)
     except TypeError as error:
@@ -324,8 +335,14 @@ def _stacked(rows: list[ArrayLike]) -> np.ndarray:
 
 def _checked(features: np.ndarray) -> np.ndarray:
     """A matrix of features as float64."""
-    if features.ndim != 2 or features.dtype.kind not in "fiub":
-        raise InputError(f"expected features (N, C) of numbers, got an array {features.shape} of {features.dtype}")
-    if not (finite := np.isfinite(features).all(1)).all():
+    if features.dtype.kind == "c":
+        raise InputError(f"Complex data not supported: expected real features (N, C), got {features.dtype}")
+    try:
+        if features.ndim != 2 or features.dtype.kind not in "fiubO":
+            raise ValueError("no matrix of numbers")
+        x = features.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"expected features (N, C) of numbers, got an array {features.shape} of {features.dtype}") from error
+    if not (finite := np.isfinite(x).all(1)).all():
         raise InputError(f"expected finite features, got NaN or infinity in {(~finite).sum()} rows")
-    return features.astype(np.float64)
+    return x

@@ -10,7 +10,7 @@ import numpy as np
 
 from benchmarks.harness.items import Dataset
 from benchmarks.harness.report.measures import Measured, Names, Opinions, fitted, zero_shot
-from benchmarks.harness.report.rows import PUBLISHED, Found, Report, ReportRow
+from benchmarks.harness.report.rows import FROM_FILE, PUBLISHED, Found, Report, ReportRow
 from benchmarks.harness.results import ALL_LABELS, FIGURES, PROTOCOLS, DatasetFacts, ResultRecord, read_facts
 from benchmarks.harness.sheets import read_sheet
 
@@ -104,10 +104,17 @@ def _with_range(facts: DatasetFacts, copies: dict[str, Opinions]) -> DatasetFact
     return DatasetFacts(**{**vars(facts), "mos_range": [min(mos) if low is None else low, max(mos) if high is None else high]})
 
 
-def _order(row: ReportRow) -> tuple[str, int, float, str, float]:
+def _order(row: ReportRow) -> tuple[str, int, float, str, bool, float]:
     srcc = row.figures["srcc"]
     labels = np.inf if isinstance(row.labels, str) else row.labels
-    return row.dataset, PROTOCOLS.index(row.protocol), labels, row.split, 2.0 if srcc is None else -srcc
+    return (
+        row.dataset,
+        PROTOCOLS.index(row.protocol),
+        labels,
+        row.split,
+        row.origin == FROM_FILE,
+        2.0 if srcc is None else -srcc,
+    )
 
 
 def _published(datasets: dict[str, DatasetFacts]) -> list[ReportRow]:

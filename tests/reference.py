@@ -1,0 +1,118 @@
+"""The method's formulas in plain PyTorch, written from the papers and not from the package: what fidelity is tested against.
+
+All of it is differentiable, and float64 where its tensors are. `w` is always the state dict of a network.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from grepq_metric import GRepQ
+    from grepq_metric.pathways import LowLevelPathway
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def batch_norm(x: Tensor, w: Mapping[str, Tensor], name: str) -> Tensor:
+    """Batch normalisation with running statistics."""
+    shape = (1, -1, 1, 1)
+    scale = w[f"{name}.weight"] / torch.sqrt(w[f"{name}.running_var"] + 1e-5)
+    return (x - w[f"{name}.running_mean"].view(shape)) * scale.view(shape) + w[f"{name}.bias"].view(shape)
+
+
+def reference_encoder(x: Tensor, w: Mapping[str, Tensor]) -> Tensor:
+    """ResNet-18 and its head, written from He et al.'s table: ``(N, 3, H, W)`` -> ``(N, 128)``."""
+    x = F.relu(batch_norm(F.conv2d(x, w["backbone.conv1.weight"], stride=2, padding=3), w, "backbone.bn1"))
+    x = F.max_pool2d(x, 3, 2, 1)
+    for layer in range(1, 5):
+        for block in range(2):
+            name, stride = f"backbone.layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1
+            y = F.relu(batch_norm(F.conv2d(x, w[f"{name}.conv1.weight"], stride=stride, padding=1), w, f"{name}.bn1"))
+            y = batch_norm(F.conv2d(y, w[f"{name}.conv2.weight"], padding=1), w, f"{name}.bn2")
+            if f"{name}.downsample.0.weight" in w:
+                x = batch_norm(F.conv2d(x, w[f"{name}.downsample.0.weight"], stride=stride), w, f"{name}.downsample.1")
+            x = F.relu(x + y)
+    x = x.mean((2, 3))
+    x = F.relu(x @ w["head.0.weight"].T + w["head.0.bias"])
+    return x @ w["head.2.weight"].T + w["head.2.bias"]
+
+
+def encoder_values(low: LowLevelPathway) -> dict[str, Tensor]:
+    """Values of the encoder of a low-level pathway in float64."""
+    return {k: v.double() for k, v in low.encoder.state_dict().items()}
+
+
+def reference_patches(image: Tensor, w: Mapping[str, Tensor]) -> Tensor:
+    """Features of patches of 96 pixels, 48 apart: ``(1, 3, H, W)`` -> ``(P, 128)``."""
+    _, _, height, width = image.shape
+    return torch.cat(
+        [
+            reference_encoder(image[..., top : top + 96, left : left + 96], w)
+            for top in range(0, height - 95, 48)
+            for left in range(0, width - 95, 48)
+        ]
+    )
+
+
+def reference_distance(image: Tensor, w: Mapping[str, Tensor], mean_p: Tensor, cov_p: Tensor) -> Tensor:
+    """NIQE's distance on learned features, patch by patch, with an explicit inverse: a scalar."""
+    z = reference_patches(image, w)
+    mean = z.mean(0)
+    cov = torch.stack([torch.outer(v - mean, v - mean) for v in z]).sum(0) / max(len(z) - 1, 1)
+    delta = mean_p - mean
+    inverse = torch.linalg.inv((cov_p + cov) / 2 + 0.001 * torch.eye(128, dtype=torch.float64))
+    return torch.sqrt(delta @ inverse @ delta)
+
+
+def reference_low(low: LowLevelPathway, image: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance and Q_L of one image from the formulas, in float64, with the values of a pathway."""
+    d = reference_distance(image.double(), encoder_values(low), low.pristine_mean, low.pristine_cov)
+    return d, 1 - 1 / (1 + torch.exp(-d / 100))
+
+
+def reference_clip(image: Tensor, w: Mapping[str, Tensor]) -> Tensor:
+    """CLIP's modified ResNet-50 and its attention pool without positional embedding: ``(1, 3, H, W)`` -> ``(1024,)``."""
+    x = (image - torch.tensor(CLIP_MEAN).double().view(1, 3, 1, 1)) / torch.tensor(CLIP_STD).double().view(1, 3, 1, 1)
+    for i, stride in ((1, 2), (2, 1), (3, 1)):
+        x = F.relu(batch_norm(F.conv2d(x, w[f"conv{i}.weight"], stride=stride, padding=1), w, f"bn{i}"))
+    x = F.avg_pool2d(x, 2)
+    for layer, blocks in enumerate((3, 4, 6, 3), 1):
+        for block in range(blocks):
+            name, stride = f"layer{layer}.{block}", 2 if layer > 1 and block == 0 else 1
+            y = F.relu(batch_norm(F.conv2d(x, w[f"{name}.conv1.weight"]), w, f"{name}.bn1"))
+            y = F.relu(batch_norm(F.conv2d(y, w[f"{name}.conv2.weight"], padding=1), w, f"{name}.bn2"))
+            y = batch_norm(F.conv2d(F.avg_pool2d(y, stride), w[f"{name}.conv3.weight"]), w, f"{name}.bn3")
+            if f"{name}.downsample.0.weight" in w:
+                shortcut = F.conv2d(F.avg_pool2d(x, stride), w[f"{name}.downsample.0.weight"])
+                x = batch_norm(shortcut, w, f"{name}.downsample.1")
+            x = F.relu(x + y)
+    tokens = x[0].flatten(1).T
+    tokens = torch.cat([tokens.mean(0, keepdim=True), tokens])
+    q, k, v = (tokens @ w[f"attnpool.{p}_proj.weight"].T + w[f"attnpool.{p}_proj.bias"] for p in "qkv")
+    heads = []
+    for head in range(32):
+        part = slice(64 * head, 64 * head + 64)
+        attention = torch.softmax(q[0, part] @ k[:, part].T / math.sqrt(64), dim=0)
+        heads.append(attention @ v[:, part])
+    return torch.cat(heads) @ w["attnpool.c_proj.weight"].T + w["attnpool.c_proj.bias"]
+
+
+def reference(model: GRepQ, image: Tensor) -> dict[str, Tensor]:
+    """All numbers of one image from the formulas, in float64, with the values of a model of both pathways."""
+    image = image.double()
+    assert model.low is not None
+    assert model.high is not None
+    d, q_low = reference_low(model.low, image)
+    g = reference_clip(image, {k: v.double() for k, v in model.high.visual.state_dict().items()})
+    good, bad = (F.cosine_similarity(g, t.double(), dim=0) for t in model.high.text_features)
+    q_high = 1 / (1 + torch.exp(-10 * (good - bad)))
+    features = torch.cat([g, reference_encoder(image, encoder_values(model.low))[0]])
+    return {"distance": d, "low": q_low, "high": q_high, "score": q_low + q_high, "features": features}
