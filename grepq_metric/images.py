@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
+import mmap
 import struct
 import threading
 from collections import deque
@@ -47,14 +48,14 @@ MAX_PIXELS = 200_000_000
 
 _MODULES = {"pillow-heif": "pillow_heif", "pillow-jxl-plugin": "pillow_jxl"}
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")  # not MPO: the second picture of a phone's JPEG is no next frame
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # views: turning takes no memory
+    2: lambda plane: plane[:, ::-1],
+    3: lambda plane: plane[::-1, ::-1],
+    4: lambda plane: plane[::-1],
+    5: lambda plane: plane.T,
+    6: lambda plane: np.rot90(plane, -1),
+    7: lambda plane: plane[::-1, ::-1].T,
+    8: lambda plane: np.rot90(plane),
 }
 _TURN, _BITS, _PLANES = 0x0112, 258, 284  # tags of EXIF and TIFF
 _T = TypeVar("_T")
@@ -293,10 +294,11 @@ def _open(stream: BinaryIO) -> Image.Image:
 
 @dataclass
 class _Planes:
-    """One grey or three colour planes, as OpenCV or Pillow decoded them, and the value that is white."""
+    """One grey or three colour planes, as OpenCV or Pillow decoded them, the value that is white, and the EXIF orientation."""
 
     planes: list[np.ndarray | Image.Image]
     white: int
+    turn: int = 1
 
 
 def _planes(data: bytes, name: str | Path, max_pixels: int) -> _Planes:
@@ -324,7 +326,15 @@ def _deep(data: bytes, kind: str) -> _Planes:
     array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if array is None or array.dtype != np.uint16:
         raise InputError(f"damaged 16-bit {kind}")
-    return _Planes([np.ascontiguousarray(array[..., channel]) for channel in (2, 1, 0)], 65535)
+    return _Planes([_plane(array, channel) for channel in (2, 1, 0)], 65535)
+
+
+def _plane(array: np.ndarray, channel: int) -> np.ndarray:
+    """A copy of one channel, in memory of its own: what is merely allocated may stay with the process when it is let go."""
+    height, width = array.shape[:2]
+    plane: np.ndarray = np.ndarray((height, width), array.dtype, mmap.mmap(-1, height * width * array.itemsize))
+    plane[...] = array[..., channel]
+    return plane
 
 
 def _with_pillow(data: bytes, max_pixels: int) -> _Planes:
@@ -339,34 +349,36 @@ def _with_pillow(data: bytes, max_pixels: int) -> _Planes:
         image.load()  # turns a TIFF upright, and removes the tag
         _check_size(*image.size, max_pixels)  # an icon tells only now
         # Not ImageOps.exif_transpose: it rewrites the whole EXIF block, and fails on an odd tag that does not matter here.
-        turn = image.getexif().get(_TURN)
-        upright: Image.Image = image.transpose(_UPRIGHT[turn]) if turn in _UPRIGHT else image
-    if upright.mode.startswith("I;16"):
-        return _Planes([upright], 4095 if bits == (12,) else 65535)
-    if upright.mode == "I":
+        turn = image.getexif().get(_TURN, 1)
+    if image.mode.startswith("I;16"):
+        return _Planes([image], 4095 if bits == (12,) else 65535, turn)
+    if image.mode == "I":
         if image.format != "PPM":  # which Pillow scales to 16 bits
             raise InputError(
                 f"{image.format} of 32-bit or signed integers, whose white is not known: expected 8 or 16 bits, or floats"
             )
-        return _Planes([upright], 65535)
-    if upright.mode == "F":
-        return _Planes([upright], 1)
-    if upright.mode in ("1", "L", "LA"):
-        return _Planes([upright.convert("L")], 255)
-    return _Planes(list((upright if upright.mode == "RGB" else upright.convert("RGB")).split()), 255)
+        return _Planes([image], 65535, turn)
+    if image.mode == "F":
+        return _Planes([image], 1, turn)
+    if image.mode in ("1", "L", "LA"):
+        return _Planes([image.convert("L")], 255, turn)
+    colours = image if image.mode in ("RGB", "RGBA", "RGBX") else image.convert("RGB")
+    return _Planes([colours.getchannel(channel) for channel in range(3)], 255, turn)
 
 
 def _as_tensor(decoded: _Planes, name: str | Path) -> Tensor:
     """Plane by plane: each is let go before the next is converted, so that memory stays near that of the result."""
-    planes, channel = decoded.planes, 0
+    planes, channel, upright = decoded.planes, 0, _UPRIGHT.get(decoded.turn, np.asarray)
     width, height = planes[0].size if isinstance(planes[0], Image.Image) else planes[0].shape[::-1]
+    if decoded.turn in (5, 6, 7, 8):
+        width, height = height, width
     try:
         out = torch.empty(3, height, width)
     except RuntimeError as error:  # torch's way of running out of memory
         raise InputError(f"cannot read {name}: not enough memory for {width} x {height} pixels") from error
     values = out.numpy()
     while planes:
-        plane = np.asarray(planes.pop(0))
+        plane = upright(np.asarray(planes.pop(0)))
         np.divide(plane, np.float32(decoded.white), out=values[channel], casting="same_kind")
         channel += 1
     if decoded.white == 1 and not (values[0].min() >= 0 and values[0].max() <= 1):  # NaN is neither

@@ -113,7 +113,9 @@ class Scorer:
         if self.regressor is None:
             parts = self.model.components(x)
             return {name: None if (part := parts[name]) is None else part.item() for name in ("score", "low", "high")}
-        features = self.model.features(x, self.regressor.features_).double().cpu().numpy()
+        if (kind := self.regressor.features_) is None:
+            raise InputError("the head was fitted to features of no model")
+        features = self.model.features(x, kind).double().cpu().numpy()
         scores: dict[str, float | None] = {"mos": float(self.regressor.predict(features)[0])}
         if self.interval is not None:
             low, high = self.regressor.predict_interval(features, self.interval)[0]
