@@ -1,4 +1,4 @@
-"""What must work without pyiqa: everything but the plugin. Runs in a folder with photos; see .ci/run."""
+"""What must work without pyiqa: everything but the plugin. Runs beside a folder `photos`; see .ci/run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def main() -> None:
     """Score, fit, train, and use the loss and the torchmetrics class."""
     for package in ("pyiqa", "transformers", "facexlib", "datasets"):
         assert importlib.util.find_spec(package) is None, f"{package} is still installed"
-    photos = sorted(str(path) for path in Path().glob("*.[jp][pn]g"))
+    photos = sorted(str(path) for path in Path("photos").glob("*.[jp][pn]g"))
 
     assert "Examples" in grepq("--help")
     grepq("score", *photos, "-o", "alone.csv", "--map", "alone-maps")
@@ -37,7 +37,7 @@ def main() -> None:
     from grepq_metric.integrations.torchmetrics import GRepQMetric
     from grepq_metric.training import train_low
 
-    model = train_low(photos, "trained", steps=2, batch=2, workers=0, device="cpu")
+    model = train_low("photos", "trained", steps=2, batch=2, workers=0, device="cpu")
     x = read_image(photos[0])[None, :, :192, :192]
     assert model is not None
     assert torch.isfinite(model(x)).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def test_the_distortion_of_the_contributing_guide_works(photos):
     assert similarity == sorted(similarity, reverse=True)
 
 
-def test_the_head_of_the_contributing_guide_works():
+def test_the_head_of_the_contributing_guide_works(tmp_path, monkeypatch):
     """It passes scikit-learn's checks of an estimator."""
     from sklearn.utils.estimator_checks import check_estimator
 
@@ -135,9 +136,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 from sklearn.utils.validation import check_is_fitted, validate_data
 """
-    scope: dict[str, type] = {"__name__": "support_vector"}  # type: ignore[dict-item]
-    exec(imports + code, scope)
-    check_estimator(scope["SupportVectorHead"]())
+    (tmp_path / "support_vector.py").write_text(imports + code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    check_estimator(importlib.import_module("support_vector").SupportVectorHead())
 
 
 def test_the_site_fetches_nothing_from_elsewhere():
