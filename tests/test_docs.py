@@ -73,6 +73,13 @@ def test_correlations_in_prose_are_written_by_the_script():
     assert not typed
 
 
+def test_no_line_of_prose_begins_with_a_comment():
+    """Markdown would end the paragraph there."""
+    for page in PAGES:
+        inline = re.findall(r"^<!-- figures: \w+ -->.+", page.read_text(encoding="utf-8"), re.MULTILINE)
+        assert not inline, page
+
+
 def test_the_readme_is_short():
     assert (ROOT / "README.md").stat().st_size <= 8000
 
