@@ -43,9 +43,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"interrupted: {str(stop) or 'nothing was scored'}; the same command continues", file=sys.stderr)
         return INTERRUPTED
     except OSError as error:
-        print(f"error: {error.strerror if error.filename is None and error.strerror else error}", file=sys.stderr)
+        _say("error", error.strerror if error.filename is None and error.strerror else error)
     except (GRepQError, ValueError) as error:
-        print(f"error: {_with_flag(error)}", file=sys.stderr)
+        _say("error", _with_flag(error))
     return WRONG
 
 
@@ -86,6 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _say(what: str, text: object) -> None:
+    """One line on standard error, whatever names and messages hold."""
+    print(f"{what}: {' '.join(str(text).split())}", file=sys.stderr)
+
+
 def _with_flag(error: Exception) -> str:
     """A message of the library, with the flag that helps."""
     from benchmarks.harness.datasets import PartialCopyError
@@ -111,7 +116,7 @@ def _run(given: argparse.Namespace) -> int:
         if _differ(missing, world):
             raise ValueError("a metric can be had on some of the processes and not on others")
         for reason in missing if world.leads else ():
-            print(f"skipped: {reason}", file=sys.stderr)
+            _say("skipped", reason)
         if not metrics:
             raise ValueError("none of the metrics can be had")
         for dataset in datasets:
@@ -154,14 +159,14 @@ def _run_one(dataset: Dataset, metric: Metric, protocol: str, chosen: bool, give
         outcome = run(dataset, metric, protocol, given.results, world, draws=given.draws, retry_failed=given.retry_failed)
     except ValueError as error:
         if world.leads:
-            print(f"not run: {error}", file=sys.stderr)
+            _say("not run", error)
         return False
     if outcome is None:
         return True
     print(outcome.path)
     if outcome.failed:
-        what = f"{metric.name} failed on {outcome.failed} of {outcome.images} images of {dataset.record.name}"
-        print(f"{what}, for example {outcome.example}", file=sys.stderr)
+        what = f"{outcome.failed} of {outcome.images} images of {dataset.record.name}"
+        _say("failed", f"{metric.name} on {what}, for example {outcome.example}")
     return outcome.failed < outcome.images
 
 
@@ -176,7 +181,7 @@ def _report(given: argparse.Namespace) -> int:
     for path in paths:
         print(path)
     for reason in missing:
-        print(f"not reported: {reason}", file=sys.stderr)
+        _say("not reported", reason)
     if missing:
         print("--dataset names the copies whose opinion scores are read", file=sys.stderr)
     return PARTLY if missing else 0

@@ -135,6 +135,16 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
         FileNotFoundError: there is no such file.
         PixelLimitError: it has more than `max_pixels`; an `InputError`.
         InputError: the file is not an image, is damaged or is in a format that is not read; the message names it.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from PIL import Image
+        >>> from grepq_metric import read_image
+        >>> path = Path(tempfile.mkdtemp()) / "photo.png"
+        >>> Image.new("RGB", (320, 200), "white").save(path)
+        >>> read_image(path).shape
+        torch.Size([3, 200, 320])
     """
     data = read_bytes(path)
     planes = _planes(data, path, max_pixels)

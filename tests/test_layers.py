@@ -13,7 +13,7 @@ import pytest
 from tests.source import Module, imports, is_private, modules
 
 FLOORS = (
-    ("catalog", "errors", "files"),
+    ("catalog", "devices", "errors", "files"),
     ("images", "inputs", "pathways", "weights"),
     ("model",),
     ("heads", "loss", "training"),

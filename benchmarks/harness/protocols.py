@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from sklearn.model_selection import GroupShuffleSplit
 
-from grepq_metric.heads.regressor import GRepQRegressor
+from grepq_metric.heads import RidgeHead
 
 BUDGETS = (50, 100, 200)
 """Numbers of labels of the few-label protocol."""
@@ -73,9 +73,9 @@ def few_labels(parts: Iterable[Part], labels: int | None, seed: Sequence[int] = 
             yield Draw(labels, number, chosen, test)
 
 
-def new_head() -> GRepQRegressor:
+def new_head() -> RidgeHead:
     """The head that all comparisons of features use."""
-    return GRepQRegressor(None)
+    return RidgeHead()
 
 
 def predictions(x: np.ndarray, mos: np.ndarray, draw: Draw) -> tuple[np.ndarray, np.ndarray]:

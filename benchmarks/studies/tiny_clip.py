@@ -77,7 +77,7 @@ def captioned(photos: PhotoList, rng: np.random.Generator, count: int) -> tuple[
                 kinds = BAD[CAPTIONS[label]]
                 kind = DISTORTIONS[kinds[rng.integers(len(kinds))]]
                 crop = kind(crop, int(rng.integers(2, 6)), int(rng.integers(1 << 30)))
-            crops.append(torch.from_numpy(np.ascontiguousarray(crop)).permute(2, 0, 1))
+            crops.append(torch.from_numpy(crop.copy()).permute(2, 0, 1))
             labels.append(label)
     return torch.stack(crops).float() / 255, torch.tensor(labels)
 

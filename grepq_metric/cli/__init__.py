@@ -53,11 +53,11 @@ def _root(
 
 
 app.command("score", epilog=score.EPILOG)(score.score)
-app.command("fit")(fit.fit)
+app.command("fit", epilog=fit.EPILOG)(fit.fit)
 app.command("info", epilog=info.EPILOG)(info.info)
-app.command("convert")(convert.convert)
-app.command("pristine")(pristine.pristine)
-app.command("publish")(publish.publish)
+app.command("convert", epilog=convert.EPILOG)(convert.convert)
+app.command("pristine", epilog=pristine.EPILOG)(pristine.pristine)
+app.command("publish", epilog=publish.EPILOG)(publish.publish)
 app.add_typer(train.app, name="train")
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Iterable
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
+from grepq_metric.cli.photos import PhotoArguments, identity
+from grepq_metric.cli.writers import refuse_existing
 from grepq_metric.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     from grepq_metric.heads.evaluation import HeldOut
     from grepq_metric.heads.labels import Labels
     from grepq_metric.model import GRepQ
+
+
+EPILOG = """\
+**Examples**
+
+`grepq fit --suggest 50 photos -o labels.csv` names the 50 photos to have rated first; fill in its column `mos`.
+
+`grepq fit labels.csv -o head.safetensors` fits a head to them.
+
+`grepq fit votes.csv --image-column file --mos-column mean --root photos -o head.safetensors` reads a table of your own.
+
+`grepq score photos --head head.safetensors` predicts.
+"""
 
 
 class Features(str, Enum):
@@ -66,21 +79,14 @@ def fit(
 
     Prints how well it predicts photos that it was not fitted to, by cross-validation. Rows without a MOS are left out. So are
     photos that can't be read; they are named, and the exit status is then 1.
-
-    Examples:
-
-    - which 50 photos to have rated: `grepq fit --suggest 50 photos/ -o labels.csv`
-
-    - fill in the column `mos`, then: `grepq fit labels.csv -o head.safetensors`
-
-    - a sheet of your own: `grepq fit votes.csv --image-column file --mos-column mean --root photos/ -o head.safetensors`
-
-    - predict: `grepq score photos/ --head head.safetensors`
     """
-    _check_outputs(output, plot, overwrite, suggest is not None)
+    _check_outputs(output, plot, suggest is not None)
     labels = _read(paths, image_column, mos_column, weight_column, root) if suggest is None else None
     photos = _find(paths, suggest) if labels is None else labels.photos
-    _check_not_read((output, plot), photos if labels is None else [paths[0], *photos])
+    read = {identity(path) for path in [*photos, *([] if labels is None else paths)]}
+    for option, path in (("--output", output), ("--plot", plot)):
+        if path is not None:
+            refuse_existing(path, option, read, overwrite)
     from grepq_metric.cli.loading import load_model
 
     model = load_model(metric, weights, device)
@@ -95,22 +101,15 @@ def fit(
         raise typer.Exit(1)
 
 
-def _check_outputs(output: Path | None, plot: Path | None, overwrite: bool, suggesting: bool) -> None:
-    """Refuse, before any work, files that can't or must not be written."""
+def _check_outputs(output: Path | None, plot: Path | None, suggesting: bool) -> None:
+    """Refuse, before any work, files that can't be written."""
     if output is None and not suggesting:
         raise InputError("--output is missing: where is the head to be written?")
     if plot is not None and suggesting:
         raise InputError("--plot draws a head, and --suggest fits none")
     for option, path in (("--output", output), ("--plot", plot)):
-        if path is None:
-            continue
-        if not path.resolve().parent.is_dir():
+        if path is not None and not path.resolve().parent.is_dir():
             raise FileNotFoundError(f"no such folder for {option}: {path.parent}")
-        if path.is_dir():
-            raise InputError(f"{option} is a folder, expected a file: {path}")
-        if path.exists() and not overwrite:
-            what = ", and may hold ratings" if suggesting else ""
-            raise FileExistsError(f"{path} exists{what}: choose another {option}, or add --overwrite")
     if plot is not None:
         _check_plot(plot)
         if output is not None and plot.resolve() == output.resolve():
@@ -125,22 +124,6 @@ def _check_plot(plot: Path) -> None:
     known = sorted(FigureCanvasBase.get_supported_filetypes())
     if plot.suffix.lower().lstrip(".") not in known:
         raise InputError(f"--plot must end in one of {', '.join(known)}, got {plot}")
-
-
-def _check_not_read(outputs: Iterable[Path | None], inputs: Iterable[Path]) -> None:
-    """Refuse to write onto what is read, by whatever name or link; ``--overwrite`` changes nothing about it."""
-    read = {_identity(path): path for path in inputs}
-    for path in outputs:
-        if path is not None and path.exists() and (source := read.get(_identity(path))):
-            raise InputError(f"{path} is read, as {source}, and must not be written: choose another file")
-
-
-def _identity(path: Path) -> tuple[int, int] | str:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return str(path)
-    return found.st_dev, found.st_ino
 
 
 def _read(paths: list[Path], image_column: str, mos_column: str, weight_column: str | None, root: Path | None) -> Labels:
@@ -161,12 +144,10 @@ def _read(paths: list[Path], image_column: str, mos_column: str, weight_column: 
 
 
 def _find(paths: list[Path], count: int) -> list[Path]:
-    from grepq_metric.images import find_images
-
-    photos = [photo for path in paths for photo in (find_images(path, recursive=True) if path.is_dir() else [path])]
-    if not photos:
-        raise InputError(f"no photos in {', '.join(map(str, paths))}, with all subfolders")
-    photos = list({_identity(photo): photo for photo in reversed(photos)}.values())[::-1]
+    arguments = PhotoArguments([str(path) for path in paths])
+    photos = [Path(path) for path in arguments.all() if path not in arguments.problems]
+    for note in arguments.notes():
+        typer.echo(note, err=True)
     if not 1 <= count <= len(photos):
         raise InputError(f"--suggest must be from 1 to the number of photos, {len(photos)}, got {count}")
     return photos

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from grepq_metric import catalog
+from grepq_metric.devices import usable_device
 from grepq_metric.errors import InputError
 from grepq_metric.model import GRepQ
 
@@ -18,11 +17,7 @@ def load_model(metric: str | None, weights: str | None, device: str | None) -> G
     entry = None if metric is None else catalog.find(metric)
     if metric is not None and entry is None:
         raise InputError(f"unknown metric {metric!r}, expected one of {', '.join(catalog.names())}")
-    try:
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=where, dtype=torch.float64)  # the distance needs it, and Apple's MPS lacks it
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
+    where = usable_device(device)
     if entry is not None and weights is not None:
         return GRepQ.from_pretrained(weights, pathways=entry.pathways).to(where)
     return GRepQ.from_pretrained(weights or metric or "grepq-ll").to(where)

@@ -38,8 +38,8 @@ def pristine(
     there = next((output / name for name in (TENSORS, CONFIG) if (output / name).exists()), None)
     if there is not None and not overwrite:
         raise FileExistsError(f"{there} exists: choose another --output, or replace the weights with --overwrite")
+    from grepq_metric.devices import usable_device
     from grepq_metric.model import GRepQ
-    from grepq_metric.training.distributed import usable_device
     from grepq_metric.training.photos import PhotoList
     from grepq_metric.training.pristine import Selection, set_pristine_statistics
     from grepq_metric.training.run import weights_name

@@ -127,7 +127,8 @@ class RidgeHead(RegressorMixin, BaseEstimator):
         if features.ndim != 2 or features.shape[1] != self.n_features_in_:
             raise InputError(f"expected features (N, {self.n_features_in_}), got {tuple(features.shape)}")
         mean, scale, coef = (torch.from_numpy(v).to(features) for v in (self.mean_, self.scale_, self.coef_))
-        return (features - mean) / scale @ coef + self.intercept_
+        with torch.autocast(features.device.type, enabled=False):  # which would round a MOS to three digits
+            return (features - mean) / scale @ coef + self.intercept_
 
     def arrays(self) -> dict[str, np.ndarray]:
         """What `from_arrays` makes the same head of, each float64."""

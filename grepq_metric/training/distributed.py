@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.distributed.nn.functional as differentiable
 from torch import Tensor, nn
 
+from grepq_metric.devices import usable_device
 from grepq_metric.errors import InputError
 
 
@@ -115,20 +116,6 @@ class Positions:
 
     def __len__(self) -> int:
         return max(self.end - self.start, 0) * self.share
-
-
-def usable_device(device: str | torch.device | None) -> torch.device:
-    """The device that is meant; None: cuda if there is one, else the CPU.
-
-    Raises:
-        InputError: it is not there, or has no float64 (as Apple's MPS), which distances need.
-    """
-    try:
-        where = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        torch.empty(0, device=where, dtype=torch.float64)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise InputError(f"cannot use device {device!r}: {str(error).splitlines()[0]}") from error
-    return where
 
 
 def _synchronised(module: nn.Module) -> nn.Module:

@@ -31,7 +31,7 @@ class HighLevelTraining(Training):
     """Hyper-parameters of a run, besides those of `Training`; the defaults are those of the authors' released code.
 
     The two groups are chosen among the photos of a batch. The learning rate is `lr` after the warm-up. The seed is that of the
-    projection and of the order of photos (method.md, section 5).
+    projection and of the order of photos.
 
     Attributes:
         group: photos in each group.
