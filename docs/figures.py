@@ -24,6 +24,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -199,8 +200,12 @@ def srcc() -> str:
 
 @figure(FROM_FILES)
 def synthetic() -> str:
-    rows = rows_of("synthetic")
-    return table(["distortion", "SRCC"], [[str(row["distortion"]), f"{row['srcc']:.2f}"] for row in rows])
+    types = [[str(row["distortion"]), f"{row['srcc']:.2f}"] for row in rows_of("synthetic", "types")]
+    length = -(-len(types) // 3)
+    columns = [types[start : start + length] for start in range(0, len(types), length)]
+    cells = ([cell for pair in line for cell in pair] for line in zip_longest(*columns, fillvalue=["", ""]))
+    overall = ([str(row["distortion"]), f"{row['srcc']:.2f}"] for row in rows_of("synthetic", "overall"))
+    return f"{table(['distortion', 'SRCC'] * 3, cells)}\n\n{table(['over all', 'SRCC'], overall)}\n\n{measured('synthetic')}"
 
 
 @figure(FROM_FILES)
