@@ -1,18 +1,30 @@
 """Promises of the wheel: it holds the weights, types and the hook, and leaves nothing behind when it is uninstalled."""
 
+from __future__ import annotations
+
+import re
 import subprocess
 import sys
 import zipfile
+from email.parser import Parser
 from pathlib import Path
 
 import pytest
 
+import grepq_metric
+
 ROOT = Path(__file__).parents[1]
+EXTRAS = {"convert", "onnx", "plot", "torchmetrics", "train"}
+"""What a user of the wheel can use. What a clone needs, tests, lint, documentation and benchmarks, are dependency groups."""
+LARGEST = 100_000
+"""Bytes of a committed file, as in .pre-commit-config.yaml."""
+LARGER = {"grepq_metric/assets/grepq-ll/model.safetensors", "benchmarks/results/restoration/restoration.png"}
+"""Weights, and a picture in which a reader is to see grain."""
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory):
-    pytest.importorskip("build", reason="building the wheel needs the build package (extra: test)")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("build", reason="building the wheel needs the build package (group: test)")
     out = tmp_path_factory.mktemp("dist")
     command = [sys.executable, "-m", "build", "--wheel", "--outdir", out, ROOT]
     subprocess.run([*map(str, command)], check=True, capture_output=True)
@@ -20,18 +32,31 @@ def wheel(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_wheel_holds_what_users_need(wheel):
+def test_the_wheel_holds_what_users_need(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist()}
-    for name in ("assets/grepq-ll/model.safetensors", "assets/grepq-ll/config.json", "py.typed", "plugins/pyiqa.py"):
-        assert sizes[f"grepq_metric/{name}"] >= 0
+    weights = ("config.json", "model.safetensors", "README.md", "PHOTOS.md")
+    for name in (*(f"assets/grepq-ll/{file}" for file in weights), "integrations/pyiqa.py"):
+        assert sizes[f"grepq_metric/{name}"] > 0
+    assert "grepq_metric/py.typed" in sizes
     assert sum(size for name, size in sizes.items() if "/assets/" in name) <= 25e6
     assert [name for name in sizes if name.endswith(".pth")] == ["grepq_metric_autoload.pth"]
-    assert not [name for name in sizes if name.startswith(("tests", "benchmarks"))]
+    tops = {name.partition("/")[0] for name in sizes}
+    assert tops == {"grepq_metric", "grepq_metric_autoload.pth", f"grepq_metric-{grepq_metric.__version__}.dist-info"}
 
 
 @pytest.mark.slow
-def test_install_and_uninstall(wheel, tmp_path):
+def test_the_wheel_has_the_extras_that_its_users_can_use(wheel: Path):
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        metadata = Parser().parsestr(archive.read(name).decode())
+    assert set(metadata.get_all("Provides-Extra", [])) == EXTRAS
+    needed = [line for line in metadata.get_all("Requires-Dist", []) if "extra ==" not in line]
+    assert not [line for line in needed if re.match(r"(pytest|ruff|mypy|mkdocs|matplotlib|pandas|scikit-image)\b", line)]
+
+
+@pytest.mark.slow
+def test_install_and_uninstall(wheel: Path, tmp_path: Path):
     """In an environment of its own that sees this one's dependencies."""
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
     python = tmp_path / "venv" / "bin" / "python"
@@ -42,7 +67,46 @@ def test_install_and_uninstall(wheel, tmp_path):
     subprocess.run([*map(str, pip)], check=True, cwd=tmp_path)
     code = "import pyiqa; print(*pyiqa.list_models(filter='grepq*')); import grepq_metric; print(grepq_metric.__file__)"
     result = subprocess.run([python, "-c", code], env=clean, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[0] == "grepq grepq-hl grepq-ll"
+    assert result.stdout.splitlines()[0] == "grepq grepq-hl grepq-ll grepq-mos"
     assert str(tmp_path) in result.stdout.splitlines()[1]
     subprocess.run([python, "-m", "pip", "uninstall", "--yes", "--quiet", "grepq-metric"], check=True, cwd=tmp_path)
     assert not list(site.glob("*grepq*"))
+
+
+def section(name: str) -> str:
+    """The text of a list in pyproject.toml, which Python 3.10 has no reader for."""
+    text = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return re.search(rf"^{name} = \[\n(.*?)^\]", text, re.DOTALL | re.MULTILINE)[1]
+
+
+def test_the_requirements_without_pyiqa_are_all_but_pyiqa():
+    lines = (ROOT / "requirements-without-pyiqa.txt").read_text(encoding="utf-8").splitlines()
+    listed = [line for line in lines if not line.startswith("#")]
+    needed = re.findall(r'"([^"]+)"', section("dependencies"))
+    assert [line for line in needed if not line.startswith("pyiqa")] == listed
+    assert len(needed) == len(listed) + 1
+
+
+def test_the_citation_is_of_this_version():
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.*)$", citation, re.MULTILINE)[1] == grepq_metric.__version__
+    assert "preferred-citation:" in citation
+
+
+def test_the_changelog_names_the_weights_of_this_version():
+    from grepq_metric import catalog
+
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert f"## [{grepq_metric.__version__}]" in changelog
+    for entry in catalog.ENTRIES:
+        if entry.folder and not entry.clip:
+            assert entry.tag in changelog
+
+
+def test_no_committed_file_is_large():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=False)
+    if listed.returncode:
+        pytest.skip("not a clone")
+    files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+    large = {str(file.relative_to(ROOT)): file.stat().st_size for file in files if file.is_file()}
+    assert {name for name, size in large.items() if size > LARGEST} <= LARGER

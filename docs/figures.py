@@ -1,0 +1,347 @@
+"""Writes the figures in README.md and docs/*.md, so that none is typed: they come from result files and from running examples.
+
+    python docs/figures.py            # writes them
+    python docs/figures.py --check    # names pages that differ, exit status 1
+
+A figure stands between two comments, ``<!-- figures: NAME -->`` and ``<!-- /figures -->``: on lines of their own for a table
+or the output of an example, within a line for a single number. NAME is a function here or in examples.py. Result files are
+what the studies (``benchmarks/studies``) and the harness leave in ``benchmarks/results``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from functools import cache
+from itertools import zip_longest
+from pathlib import Path
+
+from examples import FROM_RUNS, Figure, figure, table
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+MARKED = re.compile(r"(<!-- figures: (\w+) -->)(.*?)(<!-- /figures -->)", re.DOTALL)
+Value = str | int | float
+Row = dict[str, Value]
+FROM_FILES: dict[str, Figure] = {}
+"""Figures that are read from result files, by name."""
+
+
+# Result files
+
+
+@cache
+def report(study: str) -> dict:
+    """What a study has left: date, weights, command, rows.
+
+    Raises:
+        FileNotFoundError: it has left nothing.
+        ValueError: it is of another schema.
+    """
+    path = RESULTS / study / f"{study}.json"
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if found["schema"] != 1:
+        raise ValueError(f"{path} is of schema {found['schema']}, expected 1")
+    return found
+
+
+def rows_of(study: str, name: str | None = None) -> list[Row]:
+    """The rows of a study, or those of one of its tables."""
+    return [row for row in report(study)["rows"] if name is None or row["table"] == name]
+
+
+def measured(study: str) -> str:
+    """When and with which weights; a line that goes below a table."""
+    found = report(study)
+    threads = f", {found['threads']} threads" if "threads" in found else ""
+    torch = f", torch {found['torch']}" if "torch" in found else ""
+    return f"*{found['date']}, `{found['weights']}`{torch}{threads}*"
+
+
+@cache
+def zero_shot_scores() -> list[float]:
+    """Scores of `grepq-ll` of all photos of BIQ2021 that were measured."""
+    (path,) = RESULTS.glob("biq2021_dev/biq2021_dev-*/grepq-ll-*/zero-shot.csv")
+    with path.open(newline="", encoding="utf-8") as stream:
+        return sorted(float(row["value"]) for row in csv.DictReader(stream) if row["value"])
+
+
+def quantile(percent: int) -> float:
+    """The score below which so many percent of BIQ2021's photos lie."""
+    return statistics.quantiles(zero_shot_scores(), n=100, method="inclusive")[percent - 1]
+
+
+@figure(FROM_FILES)
+def score_quantiles() -> str:
+    percents = (10, 25, 50, 75, 90)
+    return table(
+        ["photos with a lower score", *(f"{percent} %" for percent in percents)],
+        [["`grepq-ll`", *(f"{quantile(percent):.3f}" for percent in percents)]],
+    )
+
+
+@figure(FROM_FILES)
+def photos() -> str:
+    return f"{len(zero_shot_scores()):,}"
+
+
+@figure(FROM_FILES)
+def q10() -> str:
+    return f"{quantile(10):.3f}"
+
+
+@figure(FROM_FILES)
+def q50() -> str:
+    return f"{quantile(50):.3f}"
+
+
+@figure(FROM_FILES)
+def q90() -> str:
+    return f"{quantile(90):.3f}"
+
+
+@figure(FROM_FILES)
+def names() -> str:
+    from grepq_metric.catalog import ENTRIES
+
+    rows = []
+    for entry in ENTRIES:
+        least, best = entry.score_range
+        network = "first use" if entry.clip else "never"
+        joined = " + ".join({"low": "Q_L", "high": "Q_H"}[pathway] for pathway in entry.pathways)
+        pathways = "both" if len(entry.pathways) == 2 else entry.pathways[0]
+        score = f"{joined}, in ({least:g}, {best:g}{']' if entry.pathways == ('low',) else ')'}"
+        rows.append([f"`{entry.name}`", f"`{entry.tag}`", pathways, score, network, entry.source])
+    return table(["name", "tag", "pathway", "score", "network", "made of"], rows)
+
+
+@figure(FROM_FILES)
+def photo_terms() -> str:
+    text = (ROOT / "grepq_metric/assets/grepq-ll/PHOTOS.md").read_text(encoding="utf-8")
+    return "\n".join(line for line in text.splitlines() if line.startswith("|"))
+
+
+SHOWN = {
+    "grepq-ll": "`grepq-ll`",
+    "untrained": "the same network before training",
+    "brisque-package": "BRISQUE (package `brisque`)",
+    "niqe-package": "NIQE (package `scikit-video`)",
+    "piqe": "PIQE (pyiqa)",
+}
+"""Metrics by the start of their ids."""
+
+
+def shown(identity: Value) -> str:
+    """A metric's name for readers, without the hash of its id."""
+    return SHOWN.get(re.sub(r"-[0-9a-f]{8}$", "", str(identity)), str(identity))
+
+
+def agreement(rows: Iterable[tuple[Value, Value, Sequence[Value], Value]]) -> str:
+    """A table of metrics, their SRCC, its interval, and PLCC."""
+    cells = ([shown(name), f"{rank:.3f} ({low:.3f} to {high:.3f})", f"{plcc:.3f}"] for name, rank, (low, high), plcc in rows)
+    return table(["metric", "SRCC (95 % interval)", "PLCC, no fit"], cells)
+
+
+@figure(FROM_FILES)
+def training_gain() -> str:
+    rows = rows_of("training_gain")
+    cells = ((row["metric"], row["srcc"], (row["srcc_low"], row["srcc_high"]), row["plcc"]) for row in rows)
+    return f"{agreement(cells)}\n\n{measured('training_gain')}"
+
+
+@figure(FROM_FILES)
+def leaderboard() -> str:
+    (path,) = RESULTS.glob("biq2021_dev/**/summary.json")
+    rows = [row for row in json.loads(path.read_text(encoding="utf-8"))["rows"] if row["protocol"] == "zero-shot"]
+    return agreement((row["metric"], row["srcc"], row["srcc_interval"], row["plcc"]) for row in rows)
+
+
+@figure(FROM_FILES)
+def srcc() -> str:
+    return f"{next(row['srcc'] for row in rows_of('training_gain') if str(row['metric']).startswith('grepq-ll')):.3f}"
+
+
+@figure(FROM_FILES)
+def synthetic() -> str:
+    types = [[str(row["distortion"]), f"{row['srcc']:.2f}"] for row in rows_of("synthetic", "types")]
+    length = -(-len(types) // 3)
+    columns = [types[start : start + length] for start in range(0, len(types), length)]
+    cells = ([cell for pair in line for cell in pair] for line in zip_longest(*columns, fillvalue=["", ""]))
+    overall = ([str(row["distortion"]), f"{row['srcc']:.2f}"] for row in rows_of("synthetic", "overall"))
+    return f"{table(['distortion', 'SRCC'] * 3, cells)}\n\n{table(['over all', 'SRCC'], overall)}\n\n{measured('synthetic')}"
+
+
+@figure(FROM_FILES)
+def few_labels() -> str:
+    rows = rows_of("few_labels", "accuracy")
+    budgets, kinds = (list(dict.fromkeys(row[key] for row in rows)) for key in ("labels", "features"))
+    found = {(row["features"], row["labels"]): f"{row['srcc']:.3f} / {row['plcc']:.3f}" for row in rows}
+    cells = ([_features(kind), *(found[kind, budget] for budget in budgets)] for kind in kinds)
+    return f"{table(['features', *(f'{n} labels' for n in budgets)], cells)}\n\n{measured('few_labels')}"
+
+
+def _features(kind: Value) -> str:
+    name, _, of = str(kind).partition(", ")
+    return ", ".join([shown(name), *({"image": "whole image"}.get(part, part) for part in [of] if part)])
+
+
+@figure(FROM_FILES)
+def intervals() -> str:
+    return table(
+        ["features", "labels", "share, median (least to most of the draws)", "width"],
+        (
+            [
+                _features(row["features"]),
+                str(row["labels"]),
+                f"{row['coverage']:.3f} ({row['coverage_least']:.3f} to {row['coverage_most']:.3f})",
+                f"{row['width']:.2f}",
+            ]
+            for row in rows_of("few_labels", "accuracy")
+            if str(row["features"]).startswith("grepq-ll")
+        ),
+    )
+
+
+@figure(FROM_FILES)
+def selection() -> str:
+    rows = rows_of("few_labels", "suggestions")
+    ways = [way for way in dict.fromkeys(row["way"] for row in rows) if way != "random"]
+    found = {(row["features"], row["labels"], row["way"]): row for row in rows}
+    cells = []
+    for kind, labels in dict.fromkeys((row["features"], row["labels"]) for row in rows):
+        line = [_features(kind), str(labels), f"{found[kind, labels, 'random']['srcc']:.3f}"]
+        for way in ways:
+            row = found[kind, labels, way]
+            line.append(f"{row['srcc']:.3f} ({row['gain']:+.3f}, {row['better']}/{row['halves']})")
+        cells.append(line)
+    return table(["features", "labels", "random", *map(str, ways)], cells)
+
+
+@figure(FROM_FILES)
+def loss_cost() -> str:
+    cells = ([str(row["loss"]), f"{row['seconds']:.2f}", f"{row['memory_mib']:,.0f}"] for row in rows_of("loss_cost", "cost"))
+    return f"{table(['loss', 'seconds', 'peak memory, MiB'], cells)}\n\n{measured('loss_cost')}"
+
+
+@figure(FROM_FILES)
+def loss_subset() -> str:
+    keys = {"loss": ".3f", "patches": "", "bias": "+.3f", "standard_deviation": ".3f", "cosine": ".2f"}
+    return table(
+        ["photos", "loss of all patches", "patches", "bias", "standard deviation", "cosine of gradients"],
+        (
+            [str(row["images"]), *(format(row[key], how) for key, how in keys.items())]
+            for row in rows_of("loss_cost", "subsets")
+        ),
+    )
+
+
+@cache
+def restored() -> dict[tuple[str, int], dict[str, float]]:
+    """Figures of the five photos of scikit-image, by loss and seed."""
+    lines = (RESULTS / "restoration" / "restoration.jsonl").read_text(encoding="utf-8").splitlines()
+    runs = [json.loads(line) for line in lines]
+    return {(run["loss"], run["seed"]): run["figures"]["scikit-image"] for run in runs}
+
+
+COLUMNS = {
+    "psnr": "PSNR",
+    "ssim": "SSIM",
+    "fsim": "FSIM",
+    "grepq-ll": "`grepq-ll`",
+    "brisque-package": "BRISQUE (lower is better)",
+}
+DIGITS = {"psnr": 2, "brisque-package": 1}
+
+
+@figure(FROM_FILES)
+def restoration() -> str:
+    cells = []
+    for (loss, seed), figures in restored().items():
+        if seed == 0:
+            hidden = ("psnr", "ssim", "fsim") if loss == "clean photo" else ()
+            values = ("" if key in hidden else f"{figures[key]:.{DIGITS.get(key, 3)}f}" for key in COLUMNS)
+            cells.append([loss, *values])
+    return f"{table(['fine-tuned with', *COLUMNS.values()], cells)}\n\n{measured('restoration')}"
+
+
+@figure(FROM_FILES)
+def restoration_changes() -> str:
+    runs = restored()
+    seeds = sorted(seed for loss, seed in runs if loss == "L1 + 0.03 GRepQ")
+    parts = []
+    for key, name in COLUMNS.items():
+        changes = sorted((runs["L1 + 0.03 GRepQ", seed][key] - runs["L1", seed][key] for seed in seeds), key=abs)
+        digits = DIGITS.get(key, 3)
+        unit = " dB" if key == "psnr" else ""
+        name = name.removesuffix(" (lower is better)")
+        parts.append(f"{name} by {changes[0]:+.{digits}f} to {changes[-1]:+.{digits}f}{unit}")
+    text = f"In each of {len(seeds)} seeds, 0.03 GRepQ changes {', '.join(parts[:-1])} and {parts[-1]}."
+    return text.replace("FSIM by", "FSIM\nby")
+
+
+@figure(FROM_FILES)
+def tiny_clip() -> str:
+    rows = rows_of("tiny_clip")
+    cells = ([str(row["figure"]), f"{row['before']:.3f}", f"{row['after']:.3f}"] for row in rows)
+    return f"{table(['Q_H of the small CLIP', 'before', 'after'], cells)}\n\n{measured('tiny_clip')}"
+
+
+@figure(FROM_FILES)
+def studies() -> str:
+    cells = []
+    for path in sorted(RESULTS.glob("*/*.json")):
+        if path.stem == path.parent.name:
+            source = (ROOT / "benchmarks/studies" / f"{path.stem}.py").read_text(encoding="utf-8")
+            question = source.partition('"""')[2].partition("\n")[0]
+            found = report(path.stem)
+            cells.append([f"`{path.stem}`", question, found["date"], f"`{found['command']}`"])
+    return table(["study", "question", "measured", "command"], cells)
+
+
+def fill(text: str, registry: dict[str, Figure]) -> str:
+    """A page with the figures of a registry written anew, and all others as they are.
+
+    Raises:
+        KeyError: a name is in no registry.
+    """
+
+    def write(match: re.Match[str]) -> str:
+        start, name, old, end = match.groups()
+        if name not in registry:
+            if name not in FROM_FILES and name not in FROM_RUNS:
+                raise KeyError(f"no figure is called {name!r}")
+            return match[0]
+        return f"{start}\n\n{registry[name]()}\n\n{end}" if "\n" in old else f"{start}{registry[name]()}{end}"
+
+    return MARKED.sub(write, text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write or check the figures of all pages; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing, name the pages that differ")
+    parser.add_argument("--from-files", action="store_true", help="only figures of result files: run no examples")
+    given = parser.parse_args(arguments)
+    sys.path.insert(0, str(ROOT))
+    registry = FROM_FILES if given.from_files else {**FROM_FILES, **FROM_RUNS}
+    differ = []
+    for page in PAGES:
+        old = page.read_text(encoding="utf-8")
+        new = fill(old, registry)
+        if new != old:
+            differ.append(page.relative_to(ROOT))
+            if not given.check:
+                page.write_text(new, encoding="utf-8")
+    for path in differ:
+        print(f"{path}: {'figures differ, run python docs/figures.py' if given.check else 'written'}")
+    return int(given.check and bool(differ))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
