@@ -4,7 +4,7 @@
     python docs/figures.py --check    # names pages that differ, exit status 1
 
 A figure stands between two comments, ``<!-- figures: NAME -->`` and ``<!-- /figures -->``: on lines of their own for a table
-or the output of an example, within a line for a single number. NAME is a function here or in examples.py. Result files are
+or the output of an example, within a line for a single number; pictures are copied. NAME is a function here or in examples.py. Result files are
 what the studies (``benchmarks/studies``) and the harness leave in ``benchmarks/results``.
 """
 
@@ -26,6 +26,8 @@ from examples import FROM_RUNS, Figure, figure, table
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PICTURES = {RESULTS / "restoration" / "restoration.webp": ROOT / "docs" / "images" / "restoration.webp"}
+"""Pictures that studies draw, and their copies in the site."""
 MARKED = re.compile(r"(<!-- figures: (\w+) -->)(.*?)(<!-- /figures -->)", re.DOTALL)
 Value = str | int | float
 Row = dict[str, Value]
@@ -338,6 +340,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             differ.append(page.relative_to(ROOT))
             if not given.check:
                 page.write_text(new, encoding="utf-8")
+    for source, shown in PICTURES.items():
+        if not shown.exists() or shown.read_bytes() != source.read_bytes():
+            differ.append(shown.relative_to(ROOT))
+            if not given.check:
+                shown.write_bytes(source.read_bytes())
     for path in differ:
         print(f"{path}: {'figures differ, run python docs/figures.py' if given.check else 'written'}")
     return int(given.check and bool(differ))

@@ -209,7 +209,10 @@ def test_weights_decide_the_pathways_alone_and_the_metric_chooses(model, photo_f
         (["publish", "/nowhere", "--repo", "user/name"], "/nowhere"),
         (["train", "low", "--photos", ".", "--out", "x", "--recipe", "none"], "unknown recipe 'none'"),
         (["train", "low", "--photos", ".", "--out", "x", "--set", "types=fog"], "unknown distortion types"),
-        (["pristine", "--photos", "/nowhere", "--weights", "/nowhere", "-o", "x"], "no weights at /nowhere"),
+        (
+            ["pristine", "--photos", "/nowhere", "--weights", "/nowhere", "-o", "x"],
+            "no such folder, list or shard of photos: /nowhere",
+        ),
     ],
 )
 def test_expected_errors_are_one_line(args, message, tmp_path):

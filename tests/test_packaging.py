@@ -18,7 +18,7 @@ EXTRAS = {"convert", "onnx", "plot", "torchmetrics", "train"}
 """What a user of the wheel can use. What a clone needs, tests, lint, documentation and benchmarks, are dependency groups."""
 LARGEST = 100_000
 """Bytes of a committed file, as in .pre-commit-config.yaml."""
-LARGER = {"grepq_metric/assets/grepq-ll/model.safetensors", "benchmarks/results/restoration/restoration.png"}
+LARGER = {"grepq_metric/assets/grepq-ll/model.safetensors"}
 """Weights, and a picture in which a reader is to see grain."""
 
 

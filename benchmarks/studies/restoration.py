@@ -303,7 +303,7 @@ def picture(path: Path, columns: dict[str, torch.Tensor]) -> None:
     """Central crops of photos, a row each, a column each kind.
 
     Args:
-        path: PNG file to write.
+        path: WebP file to write.
         columns: photos ``(N, 3, SIDE, SIDE)``, or smaller ones, by kind.
     """
     from matplotlib.figure import Figure
@@ -319,7 +319,7 @@ def picture(path: Path, columns: dict[str, torch.Tensor]) -> None:
             axes[row, column].imshow(crop, interpolation="nearest")
             axes[row, column].axis("off")
     with whole_file(path) as part:
-        figure.savefig(part, dpi=100, pil_kwargs={"optimize": True})
+        figure.savefig(part, dpi=100, pil_kwargs={"quality": 70, "method": 6})
 
 
 def settings_of(listed: PhotoList, base_steps: int, steps: int, batch: int) -> dict:
@@ -341,7 +341,7 @@ def study(listed: PhotoList, settings: dict, seeds: int, out: Path) -> Report:
     restored = {name: restore(networks[name], noisy) for name in shown}
     chosen = [place for place, name in enumerate(references()) if name in PICTURED]
     columns = {"clean": clean, "noisy": noisy, **restored}
-    picture(out / "restoration.png", {name: images[chosen] for name, images in columns.items()})
+    picture(out / "restoration.webp", {name: images[chosen] for name, images in columns.items()})
     notes = [
         f"Squares of {SIDE} pixels; mean over photos, and mean ± standard deviation over seeds. Rows of one seed are of",
         "the first one: compare them with each other, and with the first seed's L1 in restoration.jsonl.",

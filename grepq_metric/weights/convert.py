@@ -109,7 +109,7 @@ def _pristine_patches(path: Path, batch: int = 256) -> Iterator[Tensor]:
     try:
         import h5py
     except ImportError as error:
-        raise InputError("reading HDF5 needs h5py: pip install grepq-metric[convert]") from error
+        raise InputError('reading HDF5 needs h5py: pip install "grepq-metric[convert]"') from error
     try:
         with h5py.File(path) as file:
             data = file["data"]
