@@ -4,8 +4,8 @@
     python docs/figures.py --check    # names pages that differ, exit status 1
 
 A figure stands between two comments, ``<!-- figures: NAME -->`` and ``<!-- /figures -->``: on lines of their own for a table
-or the output of an example, within a line for a single number; pictures are copied. NAME is a function here or in examples.py. Result files are
-what the studies (``benchmarks/studies``) and the harness leave in ``benchmarks/results``.
+or the output of an example, within a line for a single number. NAME is a function here or in examples.py; pictures are copied.
+Result files are what the studies (``benchmarks/studies``) and the harness leave in ``benchmarks/results``.
 """
 
 from __future__ import annotations

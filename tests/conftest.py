@@ -18,6 +18,8 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 def pytest_configure(config):
+    if "PYTEST_XDIST_WORKER" in os.environ:  # each process has a core, and threads of theirs would be in each other's way
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job in the background, and in all that it starts
         signal.signal(signal.SIGINT, signal.default_int_handler)
     config.hub = HubServer()
