@@ -19,7 +19,7 @@ from grepq_metric.training.high import (
 )
 from grepq_metric.training.losses import extreme_groups, group_contrastive_loss
 from grepq_metric.training.photos import PhotoList
-from grepq_metric.training.run import RunOptions
+from grepq_metric.training.settings import RunOptions
 from tests.conftest import TINY
 
 SMALL = HighLevelTraining(batch=6, group=2, crop=96, steps=4, lr=1e-3, warmup_epochs=0, precision="fp32", chunk=4)

@@ -23,7 +23,7 @@ from grepq_metric.training.low import LowLevelTraining, train_encoder
 from grepq_metric.training.photos import PhotoList
 from grepq_metric.training.pristine import Selection, colourfulness, sharpness
 from grepq_metric.training.recipe import RECIPES, Recipe, make_recipe
-from grepq_metric.training.run import RunOptions
+from grepq_metric.training.settings import RunOptions
 from grepq_metric.training.similarity import contrastive_weights, pairwise_fsim
 from grepq_metric.training.views import ContrastiveDataset
 from tests.command import grepq

@@ -19,8 +19,9 @@ from grepq_metric.pathways.base import check_number
 from grepq_metric.training.distributed import World
 from grepq_metric.training.losses import extreme_groups, group_contrastive_loss
 from grepq_metric.training.photos import PhotoDataset, PhotoList, Source, photo_list
-from grepq_metric.training.run import Parts, Run, RunOptions, Training, record, weights_name
+from grepq_metric.training.run import Parts, Run, record, weights_name
 from grepq_metric.training.sanity import examine
+from grepq_metric.training.settings import RunOptions, Training
 from grepq_metric.weights import check_name, clip_checkpoint, high_level_tensors, load_tensors
 
 PROJECTIONS = ("fixed", "trained")

@@ -20,8 +20,9 @@ from grepq_metric.training.losses import UndistortedStatistics, distortion_order
 from grepq_metric.training.photos import PhotoList, Source, photo_list
 from grepq_metric.training.pristine import Selection, set_pristine_statistics
 from grepq_metric.training.recipe import RECIPES, Recipe, make_recipe
-from grepq_metric.training.run import Parts, Run, RunOptions, Training, record, weights_name
+from grepq_metric.training.run import Parts, Run, record, weights_name
 from grepq_metric.training.sanity import examine
+from grepq_metric.training.settings import RunOptions, Training
 from grepq_metric.training.similarity import contrastive_weights
 from grepq_metric.training.views import ContrastiveDataset
 from grepq_metric.weights import load_tensors
