@@ -195,9 +195,8 @@ def _list(given: argparse.Namespace) -> int:
     for record in RECORDS.values():
         facts = f"{record.images} images, {record.kind}, {record.mos_range[0]:g} to {record.mos_range[1]:g}"
         direction = ", lower is better" if record.lower_better else ""
-        print(
-            f"  {record.name:10} {record.title}: {facts}{direction}; {record.licence}{'; ' * bool(record.note)}{record.note}"
-        )
+        terms = "; ".join(filter(None, (record.licence, record.note)))
+        print(f"  {record.name:10} {record.title}: {facts}{direction}; {terms}")
         for overlap in record.overlaps:
             print(f"  {'':10} overlaps {overlap}")
     print(
@@ -207,7 +206,7 @@ def _list(given: argparse.Namespace) -> int:
     print(f"Metrics (*: downloads nothing; --metrics {OFFLINE} stands for all of these):")
     for mode, text in (("NR", "no reference"), ("FR", "full reference")):
         names = sorted(name for name in modes if modes[name] == mode)
-        print(f"  {text}: {' '.join(name + '*' * (name in offline) for name in names)}")
+        print(f"  {text}: {' '.join(f'{name}*' if name in offline else name for name in names)}")
     print("  FILE.csv: scores computed elsewhere, columns image and score; options lower_better, name")
     return 0
 

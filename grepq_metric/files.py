@@ -36,7 +36,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         >>> path.read_text()
         'image,score'
     """
-    path = Path(path)
+    path = Path(os.path.abspath(path))
     part = _beside(path)
     try:
         yield part
@@ -58,7 +58,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     Raises:
         OSError: it can't be written; the message names it.
     """
-    folder = Path(folder)
+    folder = Path(os.path.abspath(folder))
     # Inside of a folder that exists, which may be another disk's.
     staging = folder / _beside(folder).name if folder.is_dir() else _beside(folder)
     try:
@@ -95,4 +95,4 @@ def disk_error(path: str | Path, error: OSError) -> OSError:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.stem}-{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    return path.with_name(f".{path.stem[:40]}-{uuid.uuid4().hex[:8]}.part{path.suffix}")

@@ -11,7 +11,9 @@ from torch import Tensor
 from grepq_metric.errors import InputError
 
 TOLERANCE = 1e-3
-"""How far values may lie outside of [0, 1]: resizing and colour conversions overshoot by as much."""
+"""How far values may lie outside of [0, 1]: colour conversions overshoot by as much."""
+UNDERSHOOT = 0.2
+"""How far below 0 interpolation may lead; what lies further down is centred on 0."""
 
 
 def check_images(x: Any) -> Tensor:
@@ -41,7 +43,7 @@ def likely_scale(least: float, greatest: float) -> str | None:
     """
     if least >= -TOLERANCE and greatest <= 1 + TOLERANCE:
         return None
-    if least >= -1 - TOLERANCE and greatest <= 1 + TOLERANCE:
+    if -1 - TOLERANCE <= least < -UNDERSHOOT and greatest <= 1 + TOLERANCE:
         return "they look like [-1, 1]: pass (x + 1) / 2"
     if least >= -TOLERANCE and 2 < greatest <= 255 + TOLERANCE:
         return "they look like [0, 255]: divide by 255"
@@ -81,6 +83,18 @@ def pad_to(x: Tensor, size: int) -> Tensor:
 def result_type(x: Tensor) -> torch.dtype:
     """Type of results for images `x`: float32, or float64 for float64 images."""
     return torch.promote_types(x.dtype, torch.float32)
+
+
+def scaled(x: Any, data_range: float) -> Tensor:
+    """Images in [0, `data_range`], floating point or integers, as floating point ones in [0, 1].
+
+    Raises:
+        InputError: `x` is no tensor of numbers.
+    """
+    if not isinstance(x, Tensor) or x.dtype == torch.bool or x.is_complex():
+        kind = x.dtype if isinstance(x, Tensor) else type(x).__name__
+        raise InputError(f"expected a tensor (N, 3, H, W) of numbers in [0, {data_range:g}], got {kind}")
+    return x / data_range
 
 
 def check_data_range(data_range: float) -> None:

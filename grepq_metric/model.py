@@ -98,7 +98,7 @@ class GRepQ(
         image_tower: Mapping[str, Any] | ImageTower | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(pathways, (list, tuple)) or not pathways or set(pathways) - set(PATHWAYS):
+        if not isinstance(pathways, (list, tuple)) or not pathways or any(name not in PATHWAYS for name in pathways):
             raise InputError(f"pathways must be a list of some of {PATHWAYS}, got {pathways!r}")
         if storage not in ("float32", "float16"):
             raise InputError(f"storage must be float32 or float16, got {storage!r}")
@@ -200,6 +200,8 @@ class GRepQ(
             check_range(x)
         if not self._ready:
             self.check()
+        if not torch.compiler.is_compiling():
+            self.train(False)  # also what somebody has put into training mode by itself
         x = x.to(next(self.parameters()).dtype).expand(-1, 3, -1, -1)
         return pad_to(x, self._low_config().patch_size)
 
@@ -334,11 +336,12 @@ class GRepQ(
         check_options(options, OPTIONS)
         known = {key: value for key, value in config.items() if key in (*OPTIONS, *_FACTS)}
         try:
-            if "high" in known["pathways"]:  # before anything of that shape is built, which may be larger than memory
+            if "high" in known["pathways"]:
                 found = image_tower_of({k.removeprefix("high.visual."): v for k, v in tensors.items()})
                 if _tower(known.get("image_tower")) != found:
                     raise InputError(f"its image_tower is not that of the tensors, {found}")
-            model = cls(**{**known, **options})
+            with torch.device("meta"):  # values come from the file, and memory only after its shapes are checked
+                model = cls(**{**known, **options})
         except (InputError, TypeError) as error:
             if options and isinstance(error, InputError):
                 raise

@@ -210,3 +210,28 @@ def test_closed_standard_error_does_not_matter(folder):
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert result.returncode == 0
     assert json.loads(result.stdout)["error"] is None
+
+
+def test_weights_are_written_over_by_no_command_that_was_not_asked_to(tmp_path, photo_folder):
+    from grepq_metric import GRepQ
+
+    weights = tmp_path / "mine"
+    GRepQ.from_pretrained("grepq-ll").save_pretrained(weights)
+    before = {path.name: path.read_bytes() for path in weights.iterdir()}
+    (tmp_path / "l.csv").write_text(
+        "image,mos\n" + "".join(f"{p},{i}\n" for i, p in enumerate(sorted(photo_folder.iterdir())))
+    )
+    fit = ["fit", "l.csv", "--weights", "mine", "-o", "mine/model.safetensors", "--overwrite", "--no-cache"]
+    assert "one of the inputs" in grepq(*fit, status=2, cwd=tmp_path).stderr
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
+    for command in (["convert"], ["pristine", "--photos", photo_folder, "--weights", "grepq-ll"]):
+        assert "config.json exists" in grepq(*command, "-o", "other", status=2, cwd=tmp_path).stderr
+        assert "built-in name" in grepq(*command, "-o", "grepq-ll", status=2, cwd=tmp_path).stderr
+        assert "is a file, expected a folder" in grepq(*command, "-o", "l.csv", status=2, cwd=tmp_path).stderr
+    assert {path.name: path.read_bytes() for path in weights.iterdir()} == before
+
+
+def test_no_weights_named_are_not_the_default_ones(photo_folder):
+    told = grepq("score", photo_folder / "stereo.png", "--weights", "", status=2).stderr
+    assert "expected the name, folder or Hub repository of weights, got ''" in told

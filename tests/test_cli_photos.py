@@ -167,3 +167,10 @@ def test_sixteen_bits_and_eight_bits_of_one_photo_score_alike(folder):
     cv2.imwrite(str(folder / "deep.tif"), deep[..., ::-1])
     eight, sixteen = rows_of("a.png", "deep.tif", cwd=folder)
     assert sixteen["score"] == pytest.approx(eight["score"], abs=2e-6)
+
+
+def test_a_quoted_glob_searches_folders_as_an_unquoted_one_does(tmp_path, photo_folder):
+    (tmp_path / "d" / "deep").mkdir(parents=True)
+    os.link(photo_folder / "stereo.png", tmp_path / "d" / "deep" / "a.png")
+    rows = grepq("score", "d/*", "--format", "csv", cwd=tmp_path).stdout.splitlines()
+    assert [row.split(",")[0] for row in rows[1:]] == [os.path.join("d", "deep", "a.png")]

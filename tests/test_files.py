@@ -77,3 +77,13 @@ def test_a_failure_leaves_the_old_folder(tmp_path, there, monkeypatch):
 def test_the_hash_is_that_of_the_content(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_the_folder_in_which_one_stands_and_long_names_can_be_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with whole_folder(".") as staging:
+        (staging / "a").write_text("new")
+    name = "n" * 240 + ".csv"
+    with whole_file(name) as part:
+        part.write_text("new")
+    assert sorted(os.listdir(tmp_path)) == ["a", name]

@@ -8,6 +8,7 @@ from benchmarks.harness.datasets import open_dataset
 from benchmarks.harness.metrics import open_metric
 from benchmarks.harness.protocols import splits
 from benchmarks.harness.sources import RECORDS
+from benchmarks.harness.specs import safe_name
 from tests.harness_data import rate, write_csv
 
 
@@ -192,3 +193,10 @@ def test_half_a_photo_is_refused_where_other_code_has_pillow_tolerate_it(rated, 
     with pytest.raises(OSError, match="truncated"):
         RECORDS["spaq"].load(tmp_path / "half.png")
     assert ImageFile.LOAD_TRUNCATED_IMAGES  # what other code has chosen stays
+
+
+@pytest.mark.parametrize("name", ["../../evil", "a/b", ".hidden", "a\\b", "a\nb"])
+def test_a_name_that_an_option_gives_is_no_path(name):
+    with pytest.raises(ValueError, match="must hold no slash and not begin with a dot"):
+        safe_name(name)
+    assert safe_name("my set 2") == "my set 2"

@@ -305,3 +305,10 @@ def test_examples_of_heads_run(path):
 
     name = "grepq_metric.heads" if path.stem == "__init__" else f"grepq_metric.heads.{path.stem}"
     assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def test_one_path_is_no_list_of_photos(photo_folder):
+    regressor = GRepQRegressor("grepq-ll").fit([str(path) for path in sorted(photo_folder.iterdir())], [1, 2, 3, 4, 5, 6])
+    for path in (str(photo_folder / "cat.png"), photo_folder / "cat.png"):
+        with pytest.raises(ValueError, match=r"expected a list of photos, got one path: \[.*cat\.png"):
+            regressor.predict(path)

@@ -69,3 +69,10 @@ def test_the_remainder_at_the_edges_is_dropped(model, photos):
     padded = torch.rand(1, 3, 240 + 47, 288 + 47)
     padded[..., :240, :288] = photo
     assert model.low(padded).item() == pytest.approx(model.low(photo).item(), rel=1e-5)
+
+
+def test_a_pathway_in_training_mode_scores_as_ever(model, photos):
+    expected = model(photos["rocket"])
+    model.low.train()
+    assert torch.equal(model(photos["rocket"]), expected)
+    assert not model.low.encoder.training

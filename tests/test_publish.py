@@ -84,3 +84,10 @@ def test_a_table_without_terms_and_a_hub_that_refuses_are_explained(hub, folder,
     hub.faults.add("unauthorised")
     with pytest.raises(WeightsError, match="HF_TOKEN"):
         publish(GRepQ.from_pretrained(folder), "tester/mine", token="hf_wrong")
+
+
+def test_facts_that_are_no_text_are_named(hub, folder, facts):
+    for name, path in (("terms", facts["terms"][0]), ("results", facts["results"][0])):
+        path.write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(ValueError, match=f"{path.name} is no text in UTF-8"):
+            publish(GRepQ.from_pretrained(folder), "tester/mine", **{name: [path]})

@@ -17,9 +17,10 @@ import torch
 from open_clip.model import CLIPTextCfg, CLIPVisionCfg
 
 from grepq_metric import GRepQ
+from grepq_metric.devices import usable_device
 from grepq_metric.errors import GRepQError, InputError, TrainingError
 from grepq_metric.training import low, train_high, train_low
-from grepq_metric.training.distributed import World, usable_device
+from grepq_metric.training.distributed import World
 from grepq_metric.training.photos import PhotoList
 from grepq_metric.training.run import Interrupted, weights_name
 from grepq_metric.training.sanity import look
@@ -116,10 +117,9 @@ def test_nothing_is_replaced_without_being_asked(contents, cache, photo_folder, 
     out = tmp_path / "mine"
     train_low(contents, out, cache=cache, **QUICK)
     (out / "training/checkpoint.pt").unlink()
-    for name in ("log.jsonl", "run.json"):
-        with pytest.raises(FileExistsError, match=f"{name} exists: continue that run with resume=True"):
-            train_low(contents, out, cache=cache, **QUICK)
-        (out / "training" / name).unlink()
+    with pytest.raises(FileExistsError, match=r"log\.jsonl exists: continue that run with resume=True"):
+        train_low(contents, out, cache=cache, **QUICK)
+    (out / "training" / "log.jsonl").unlink()
     for resume in (False, True):
         with pytest.raises(FileExistsError, match=r"config\.json exists, of weights that no run in this folder has made"):
             train_low(contents, out, cache=cache, resume=resume, **QUICK)
@@ -338,3 +338,24 @@ def test_a_folder_of_weights_can_be_moved(contents, cache, tmp_path):  # noqa: F
     train_low(contents, tmp_path / "mine", cache=cache, **QUICK)
     shutil.move(tmp_path / "mine", tmp_path / "moved")
     assert train_low(contents, tmp_path / "moved", cache=cache, resume=True, **QUICK).name == "mine"
+
+
+def test_a_run_that_failed_before_its_first_step_can_be_started_again(tmp_path, contents):  # noqa: F811
+    out = tmp_path / "out"
+    (out / "training").mkdir(parents=True)
+    (out / "training" / "log.jsonl").touch()
+    (out / "training" / "run.json").write_text("{}")
+    assert train_low(contents, out, recipe=SMALL, batch=2, steps=2, stop_after=1, workers=0) is None
+    assert (out / "training" / "checkpoint.pt").exists()
+
+
+def test_a_folder_named_like_built_in_weights_is_refused(tmp_path, monkeypatch, contents):  # noqa: F811
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="grepq-ll is the name of built-in weights"):
+        train_low(contents, "grepq-ll", steps=1, workers=0)
+
+
+def test_what_a_launcher_has_set_must_be_numbers(monkeypatch):
+    monkeypatch.setenv("RANK", "x")
+    with pytest.raises(ValueError, match="RANK must be a whole number, got 'x'"):
+        World("cpu")

@@ -1,5 +1,6 @@
 """Promises: weights survive a round trip, carry an identity, and are refused with a reason when they are not right."""
 
+import contextlib
 import json
 
 import pytest
@@ -261,3 +262,79 @@ def test_a_full_disk_is_named_and_leaves_the_old_weights(model, folder, monkeypa
         model.save_pretrained(folder)
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     assert GRepQ.from_pretrained(folder).weights_id == model.weights_id
+
+
+def test_tensors_of_another_shape_take_no_memory(tmp_path):
+    """Names alone say how large a network is: 256 blocks of a width of 512 would take 15 GB."""
+    import resource
+
+    tensors = {f"high.visual.layer{stage}.{block}.x": torch.zeros(1) for stage in (1, 2, 3, 4) for block in range(64)}
+    tensors |= {
+        "high.visual.layer1.0.conv1.weight": torch.zeros(512, 1),
+        "high.visual.attnpool.c_proj.weight": torch.zeros(8, 1),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    tower = {"layers": [64] * 4, "width": 512, "output_dim": 8}
+    (tmp_path / "config.json").write_text(json.dumps({"pathways": ["high"], "image_tower": tower}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(WeightsError, match="does not fit"):
+        GRepQ.from_pretrained(tmp_path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # kB
+
+
+@pytest.mark.parametrize(
+    ("key", "factor", "message"),
+    [
+        ("low.encoder.backbone.conv1.weight", 1e200, "NaN or infinity"),
+        ("low.pristine_mean", 1e300, "beyond 1e\\+06"),
+        ("low.pristine_cov", 1e300, "beyond 1e\\+06"),
+    ],
+)
+def test_values_that_no_encoder_gives_are_refused(folder, key, factor, message):
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    save_file({**tensors, key: tensors[key].double() * factor}, file)
+    with pytest.raises(WeightsError, match=message):
+        GRepQ.from_pretrained(folder)
+
+
+def test_a_number_larger_than_any_float_is_out_of_range(folder):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "ridge": 10**400}))
+    with pytest.raises(WeightsError, match="ridge must be a number from"):
+        GRepQ.from_pretrained(folder)
+
+
+def test_a_path_is_a_folder_whatever_its_name(tmp_path, monkeypatch, model):
+    from pathlib import Path
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no weights at grepq-ll"):
+        GRepQ.from_pretrained(Path("grepq-ll"))
+    model.save_pretrained("grepq-ll")
+    assert GRepQ.from_pretrained(Path("grepq-ll")).weights_id == model.weights_id
+    assert GRepQ.from_pretrained("grepq-ll").weights_id == "grepq-ll-8690ed2c"
+
+
+@pytest.mark.parametrize("weights", ["", " ", None, 5])
+def test_no_weights_are_not_the_default_ones(weights):
+    with pytest.raises(ValueError, match="expected the name, folder or Hub repository of weights"):
+        GRepQ.from_pretrained(weights)
+
+
+def test_a_damaged_pickle_is_one_error_and_no_advice_to_run_it(tmp_path):
+    from grepq_metric.weights import read_tensors
+
+    torch.save({"a": torch.zeros(64)}, tmp_path / "a.pt")
+    whole = bytearray((tmp_path / "a.pt").read_bytes())
+    for at in range(0, len(whole), 29):
+        damaged = whole.copy()
+        damaged[at] ^= 0x5A
+        (tmp_path / "b.pt").write_bytes(damaged)
+        with contextlib.suppress(WeightsError):
+            read_tensors(tmp_path / "b.pt")
+    (tmp_path / "b.pt").write_bytes(whole[:300])
+    with pytest.raises(WeightsError) as caught:
+        read_tensors(tmp_path / "b.pt")
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.harness.items import Dataset, Item, Record
 from benchmarks.harness.sources import RECORDS, read_items
-from benchmarks.harness.specs import parse_spec, typed
+from benchmarks.harness.specs import parse_spec, safe_name, typed
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _csv_record(name: str, options: dict[str, str]) -> tuple[Record, Path]:
             f"unknown dataset {name!r}: expected a CSV file, a folder with labels.csv, or one of {', '.join(RECORDS)}{hint}"
         )
     chosen = typed(CsvOptions, options, "a CSV file")
-    title = chosen.name or (path.resolve().parent.name if path.stem == "labels" else path.stem)
+    title = safe_name(chosen.name) or (path.resolve().parent.name if path.stem == "labels" else path.stem)
     record = Record(
         title,
         title,

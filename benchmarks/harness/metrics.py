@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.harness.peers import PEERS, brisque_features
 from benchmarks.harness.sheets import read_sheet
-from benchmarks.harness.specs import json_value, parse_spec, typed
+from benchmarks.harness.specs import json_value, parse_spec, safe_name, typed
 from grepq_metric import catalog
 from grepq_metric.errors import WeightsError
 from grepq_metric.files import sha256
@@ -268,7 +268,7 @@ def _from_file(path: Path, options: FileOptions) -> Metric:
         # An empty field says that there is none.
         scores[name] = line.number("score") if line.text("score") else float("nan")
     provenance = {"file": path.name, "scores_sha256": sha256(path), "lower_better": options.lower_better}
-    short = options.name or path.stem
+    short = safe_name(options.name) or path.stem
     return Metric(f"{short}-{_digest(provenance)}", short, "NR", options.lower_better, None, None, scores, provenance)
 
 

@@ -52,6 +52,17 @@ def typed(kind: type[Options], options: dict[str, str], what: str) -> Options:
     return kind(**values)
 
 
+def safe_name(name: str) -> str:
+    """A name that an option gives, which also names a folder of results.
+
+    Raises:
+        ValueError: it could lead out of that folder.
+    """
+    if name.startswith(".") or any(sign in "/\\" or not sign.isprintable() for sign in name):
+        raise ValueError(f"a name must hold no slash and not begin with a dot, got {name!r}")
+    return name
+
+
 def json_value(text: str) -> Any:
     """The text as JSON reads it (numbers, true, false, lists), or itself."""
     try:

@@ -91,7 +91,10 @@ def main() -> None:
 
 
 def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:  # without the number, which helps nobody
+        text = error.strerror + (f": {error.filename}" if error.filename is not None else "")
+    return " ".join(text.split()) or type(error).__name__
 
 
 def _hint_at_dashes() -> None:

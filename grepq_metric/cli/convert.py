@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from grepq_metric.cli.writers import refuse_weights_folder
+
 EPILOG = """\
 **Examples**
 
@@ -35,8 +37,7 @@ def convert(
     from grepq_metric.model import GRepQ
     from grepq_metric.weights.convert import convert
 
-    if (output / "model.safetensors").exists() and not overwrite:
-        raise FileExistsError(f"{output} holds weights already: choose another --output, or replace them with --overwrite")
+    refuse_weights_folder(output, "--output", overwrite)
     for one, other, names in ((low, pristine, ("--low", "--pristine")), (high, clip, ("--high", "--clip"))):
         if (one is None) != (other is None):
             given, missing = names if other is None else names[::-1]

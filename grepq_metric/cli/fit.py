@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from grepq_metric.cli.photos import PhotoArguments, identity
+from grepq_metric.cli.maps import input_identities
+from grepq_metric.cli.photos import PhotoArguments
 from grepq_metric.cli.writers import refuse_existing
 from grepq_metric.errors import InputError
 
@@ -83,7 +84,7 @@ def fit(
     _check_outputs(output, plot, suggest is not None)
     labels = _read(paths, image_column, mos_column, weight_column, root) if suggest is None else None
     photos = _find(paths, suggest) if labels is None else labels.photos
-    read = {identity(path) for path in [*photos, *([] if labels is None else paths)]}
+    read = input_identities(map(str, [*photos, *([] if labels is None else paths)]), None, weights)
     for option, path in (("--output", output), ("--plot", plot)):
         if path is not None:
             refuse_existing(path, option, read, overwrite)

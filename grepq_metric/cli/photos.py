@@ -90,7 +90,8 @@ class PhotoArguments:
             elif os.path.isdir(given):
                 yield from self._in_folder(given)
             elif not os.path.lexists(given) and glob.has_magic(given):
-                yield from sorted(glob.glob(given, recursive=True)) or [given]
+                for found in sorted(glob.glob(given, recursive=True)) or [given]:
+                    yield from self._in_folder(found) if os.path.isdir(found) else [found]
             else:
                 yield given
 

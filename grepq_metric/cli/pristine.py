@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from grepq_metric.cli.train import refuse_built_in_name, told
+from grepq_metric.cli.train import told
+from grepq_metric.cli.writers import refuse_weights_folder
 
 EPILOG = """\
 **Examples**
@@ -32,12 +33,7 @@ def pristine(
 
     Selects sharp and colourful patches of the photos and writes weights with the mean and covariance of their features.
     """
-    refuse_built_in_name(output, "--output")
-    from grepq_metric.weights import CONFIG, TENSORS
-
-    there = next((output / name for name in (TENSORS, CONFIG) if (output / name).exists()), None)
-    if there is not None and not overwrite:
-        raise FileExistsError(f"{there} exists: choose another --output, or replace the weights with --overwrite")
+    refuse_weights_folder(output, "--output", overwrite)
     from grepq_metric.devices import usable_device
     from grepq_metric.model import GRepQ
     from grepq_metric.training.photos import PhotoList

@@ -13,7 +13,7 @@ from typing import Any
 
 import typer
 
-from grepq_metric import catalog
+from grepq_metric.cli.writers import refuse_weights_folder
 from grepq_metric.errors import GRepQError, InputError
 
 app = typer.Typer(
@@ -178,12 +178,6 @@ def high(
     _say(None if model is None else model.weights_id, out, stop_after)
 
 
-def refuse_built_in_name(folder: Path, option: str) -> None:
-    """Raise an InputError for a folder that --weights would never load, since its path is a built-in name."""
-    if catalog.find(str(folder)) is not None:
-        raise InputError(f"{option} {folder} is a built-in name, which --weights would load in place of the folder")
-
-
 @contextmanager
 def told() -> Iterator[None]:
     """Show what the training package logs and warns of, each as a line on stderr, in the words of the command line."""
@@ -217,7 +211,7 @@ class _Lines(logging.Handler):
 @contextmanager
 def _told(out: Path) -> Iterator[None]:
     """As `told`; errors come in the words of the command line, too, and an interrupted run ends with a line."""
-    refuse_built_in_name(out, "--out")
+    refuse_weights_folder(out, "--out", overwrite=True)  # the run refuses weights by itself
     from grepq_metric.training.run import Interrupted
 
     try:

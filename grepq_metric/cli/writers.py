@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeAlias
 
+from grepq_metric import catalog
 from grepq_metric.cli.photos import identity
 from grepq_metric.errors import InputError
 from grepq_metric.files import disk_error
@@ -252,6 +253,30 @@ def refuse_existing(target: Path, option: str, inputs: Collection[object], overw
         raise FileExistsError(f"{option} {target} is one of the inputs, which are never overwritten")
     if not overwrite:
         raise FileExistsError(f"{option} {target} exists: choose another name, or --overwrite to replace it")
+
+
+def refuse_weights_folder(folder: Path, option: str, overwrite: bool) -> None:
+    """Check that weights can be written to `folder`, destroy nothing there, and will be found there.
+
+    Args:
+        folder: the weights folder to be written.
+        option: that names it, for the message.
+        overwrite: whether weights that it holds may be replaced.
+
+    Raises:
+        FileExistsError: it holds files that would be replaced, and `overwrite` is not set.
+        InputError: its path is a built-in name, which --weights would load in its place.
+        NotADirectoryError: it is a file.
+    """
+    if catalog.find(str(folder)) is not None:
+        raise InputError(f"{option} {folder} is a built-in name, which --weights would load in place of the folder")
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{option} {folder} is a file, expected a folder")
+    from grepq_metric.weights import CONFIG, TENSORS
+
+    there = next((folder / name for name in (TENSORS, CONFIG) if (folder / name).exists()), None)
+    if there is not None and not overwrite:
+        raise FileExistsError(f"{there} exists: choose another {option}, or replace the weights with --overwrite")
 
 
 def _is_regular(path: Path) -> bool:

@@ -248,6 +248,8 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
 
     def _matrix(self, X: Photos, kind: str | None) -> np.ndarray | pd.DataFrame:  # noqa: N803
         """Features ``(N, C)`` of what `fit` and `predict` take."""
+        if isinstance(X, (str, os.PathLike)):
+            raise InputError(f"expected a list of photos, got one path: [{os.fspath(X)!r}]")
         if hasattr(X, "columns"):  # of a DataFrame, whose names the head compares
             return X
         if isinstance(X, Tensor) and X.ndim == 4:
@@ -290,6 +292,8 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
 
 
 def _length(X: Photos) -> int:  # noqa: N803
+    if isinstance(X, (str, os.PathLike)):
+        raise InputError(f"expected a list of photos, got one path: [{os.fspath(X)!r}]")
     if shape := getattr(X, "shape", ()):  # sparse matrices have no length
         return shape[0]
     if not isinstance(X, Sequence) and hasattr(X, "__array__"):

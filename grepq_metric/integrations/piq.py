@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from grepq_metric.errors import InputError
-from grepq_metric.inputs import check_data_range
+from grepq_metric.inputs import check_data_range, scaled
 from grepq_metric.model import GRepQ
 
 
@@ -38,7 +38,8 @@ def grepq(x: Tensor, data_range: float = 1.0, reduction: str = "mean", weights: 
     if reduction not in ("none", "mean", "sum"):
         raise InputError(f"reduction must be one of none, mean, sum, got {reduction!r}")
     check_data_range(data_range)
-    scores = loaded(str(weights), str(x.device))(x / data_range).squeeze(1)
+    images = scaled(x, data_range)
+    scores = loaded(str(weights), str(images.device))(images).squeeze(1)
     if reduction == "none":
         return scores
     return scores.mean() if reduction == "mean" else scores.sum()

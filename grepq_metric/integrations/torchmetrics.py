@@ -16,7 +16,7 @@ except ModuleNotFoundError as error:
     raise ModuleNotFoundError('GRepQMetric needs torchmetrics: pip install "grepq-metric[torchmetrics]"') from error
 
 from grepq_metric.errors import InputError
-from grepq_metric.inputs import check_data_range
+from grepq_metric.inputs import check_data_range, scaled
 from grepq_metric.model import GRepQ
 
 
@@ -71,7 +71,7 @@ class GRepQMetric(Metric):
         Raises:
             InputError: as `GRepQ.forward`, of ``images / data_range``.
         """
-        scores = self.model(images / self.data_range).squeeze(1)
+        scores = self.model(scaled(images, self.data_range)).squeeze(1)
         if self.reduction == "mean":
             self.total = self.total + scores.sum()
             self.count = self.count + len(scores)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar
@@ -80,9 +79,9 @@ def check_number(name: str, value: Any, least: float, most: float, *, whole: boo
     """
     kind = "a whole number" if whole else "a number"
     if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
-        raise InputError(f"{name} must be {kind}, got {value!r}")
-    if not (math.isfinite(value) and least <= value <= most):
-        raise InputError(f"{name} must be {kind} from {least:g} to {most:g}, got {value!r}")
+        raise InputError(f"{name} must be {kind}, got {value!r:.80}")
+    if not least <= value <= most:  # which NaN is not, either
+        raise InputError(f"{name} must be {kind} from {least:g} to {most:g}, got {value!r:.80}")
 
 
 def as_plain(config: Any) -> Any:

@@ -23,6 +23,8 @@ from grepq_metric.pathways.base import Pathway, check_number
 FEATURES = 128
 """Length of a low-level feature vector."""
 STATISTICS = ("pristine_mean", "pristine_cov")
+LARGEST = 1e6
+"""Features are below it by orders of magnitude."""
 
 
 @dataclass(frozen=True)
@@ -244,6 +246,8 @@ class LowLevelPathway(Pathway):
             )
         cov = self.pristine_cov
         size = cov.abs().max()
+        if float(self.pristine_mean.abs().max()) > LARGEST or float(size) > LARGEST**2:
+            raise WeightsError(f"low.pristine_mean or pristine_cov is of features beyond {LARGEST:g}, which no encoder gives")
         if not torch.allclose(cov, cov.mT, rtol=0, atol=1e-8 * float(size)):
             raise WeightsError("low.pristine_cov is no covariance: it is not symmetric")
         least = float(torch.linalg.eigvalsh(cov.cpu())[0])

@@ -29,14 +29,15 @@ class World:
         device: device of this process.
 
     Raises:
-        InputError: the device is not there, or has no float64, which distances need.
+        InputError: the device is not there, or has no float64, which distances need, or what the launcher has set is no
+            number.
     """
 
     def __init__(self, device: str | torch.device | None = None) -> None:
-        self.rank, self.size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.rank, self.size = _launched("RANK", 0), _launched("WORLD_SIZE", 1)
         self.device = usable_device(device)
         if self.size > 1 and self.device.type == "cuda" and self.device.index is None:
-            self.device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+            self.device = torch.device("cuda", _launched("LOCAL_RANK", 0))
 
     @property
     def leads(self) -> bool:
@@ -116,6 +117,14 @@ class Positions:
 
     def __len__(self) -> int:
         return max(self.end - self.start, 0) * self.share
+
+
+def _launched(variable: str, default: int) -> int:
+    """What torchrun or accelerate has set in the environment."""
+    text = os.environ.get(variable, str(default))
+    if not text.isdecimal():
+        raise InputError(f"the environment's {variable} must be a whole number, got {text!r}")
+    return int(text)
 
 
 def _synchronised(module: nn.Module) -> nn.Module:

@@ -213,7 +213,8 @@ def high_level_pathway(tensors: Mapping[str, Tensor]) -> HighLevelPathway:
         WeightsError: they do not fit.
     """
     visual = {key.removeprefix("visual."): value for key, value in tensors.items() if key.startswith("visual.")}
-    pathway = HighLevelPathway(HighLevelConfig(image_tower=image_tower_of(visual)))
+    with torch.device("meta"):
+        pathway = HighLevelPathway(HighLevelConfig(image_tower=image_tower_of(visual)))
     load_tensors(pathway, tensors, "the CLIP weights")
     return pathway
 

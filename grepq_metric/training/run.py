@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from grepq_metric import catalog
 from grepq_metric.errors import InputError, TrainingError
 from grepq_metric.files import whole_file
 from grepq_metric.model import GRepQ
@@ -131,8 +132,12 @@ class Run:
         self._began = time.monotonic()
 
     def _refuse_what_is_there(self) -> None:
-        options, own = self.options, [self.checkpoint, self.folder / "log.jsonl", self.folder / "run.json"]
-        there = next((path for path in own if path.exists()), None)
+        options, own = self.options, [self.checkpoint, self.folder / "log.jsonl"]
+        if catalog.find(str(self.out)) is not None:
+            raise InputError(
+                f"{self.out} is the name of built-in weights: choose another folder, or names would mean two things"
+            )
+        there = next((path for path in own if path.exists() and path.stat().st_size), None)
         if there and not options.resume and not options.overwrite:
             raise FileExistsError(
                 f"{there} exists: continue that run with resume=True, replace it with overwrite=True, or choose another folder"

@@ -72,7 +72,9 @@ def convert(
     if high is not None and clip is not None:
         clip_state, provenance["clip_sha256"] = clip_checkpoint(clip, hub)
         found = high_level_tensors(clip_state, clip, read_tensors(Path(high)))
-        load_tensors(HighLevelPathway(), found, high)
+        with torch.device("meta"):
+            pathway_of_high = HighLevelPathway()
+        load_tensors(pathway_of_high, found, high)
         tensors |= {f"high.{key}": value.float() if value.is_floating_point() else value for key, value in found.items()}
     pathways = [key for key in ("low", "high") if files[key] is not None]
     return {"pathways": pathways, "name": name, "provenance": provenance}, tensors

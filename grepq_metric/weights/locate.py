@@ -29,8 +29,10 @@ LOGIT_SCALE = 10.0
 
 def locate(weights: str | Path, hub: HubOptions) -> Path:
     """The folder or safetensors file of `weights`, downloaded and assembled where needed. Errors as in `from_pretrained`."""
+    if not isinstance(weights, (str, Path)) or not str(weights).strip():
+        raise InputError(f"expected the name, folder or Hub repository of weights, got {weights!r}")
     name = str(weights)
-    entry = catalog.find(name)
+    entry = catalog.find(weights) if isinstance(weights, str) else None
     if entry is not None:
         if hub.revision is not None and (entry.clip is None or name == entry.tag):
             raise InputError(f"{name} has one revision for ever, expected no revision, got {hub.revision!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import shutil
 import tempfile
 from collections import Counter
@@ -59,7 +60,7 @@ def publish(
             raise FileNotFoundError(f"no such file: {path}")
     facts = {
         "terms": _terms(terms),
-        "results": "\n\n".join(Path(path).read_text(encoding="utf-8").strip() for path in results),
+        "results": "\n\n".join(_text(path).strip() for path in results),
     }
     hub = huggingface_hub.HfApi(token=token)
     try:
@@ -83,15 +84,21 @@ def publish(
     return str(info)
 
 
+def _text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is no text in UTF-8: {error}") from error
+
+
 def _terms(files: Sequence[str | Path]) -> str:
     """A table of the sets of photos, their number and terms."""
     count: Counter[tuple[str, str]] = Counter()
     for path in files:
-        with Path(path).open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            if not {"set", "terms"} <= set(reader.fieldnames or ()):
-                raise InputError(f"{path} has the columns {reader.fieldnames}, expected `set` and `terms` among them")
-            count.update((row["set"], row["terms"]) for row in reader)
+        reader = csv.DictReader(io.StringIO(_text(path), newline=""))
+        if not {"set", "terms"} <= set(reader.fieldnames or ()):
+            raise InputError(f"{path} has the columns {reader.fieldnames}, expected `set` and `terms` among them")
+        count.update((row["set"] or "", row["terms"] or "") for row in reader)
     if not count:
         return ""
     rows = [f"| {name} | {photos} | {terms.replace('|', '/')} |" for (name, terms), photos in sorted(count.items())]

@@ -20,7 +20,7 @@ def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], source:
     """Copy tensors into a module after checking that names, types, shapes and values are right.
 
     Args:
-        module: where they go.
+        module: where they go; one on the meta device gets memory only after the check, on the CPU.
         tensors: values by the names of the module's state dict.
         source: where they are from, for messages.
 
@@ -42,7 +42,7 @@ def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], source:
         "without plain values": sorted(set(both) - set(plain)),
         "of another shape": sorted(set(plain) - set(shaped)),
         "of another type": [f"{k} {tensors[k].dtype}" for k in sorted(set(shaped) - set(typed))],
-        "with NaN or infinity": [k for k in typed if not tensors[k].isfinite().all()],
+        "with NaN or infinity": [k for k in typed if not tensors[k].to(expected[k].dtype).isfinite().all()],
         "with a negative variance": [k for k in typed if k.endswith("running_var") and bool((tensors[k] < 0).any())],
     }
     found = [
@@ -50,6 +50,8 @@ def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], source:
     ]
     if found:
         raise WeightsError(f"{source} does not fit: tensors {'; '.join(found)}")
+    if any(value.is_meta for value in expected.values()):
+        module.to_empty(device="cpu")
     module.load_state_dict(dict(tensors))
 
 
@@ -65,10 +67,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except SafetensorError as error:
         raise WeightsError(f"{path} is damaged or truncated ({error}): delete it and fetch it again") from error
-    except pickle.UnpicklingError as error:
-        raise WeightsError(f"{path} is damaged or holds more than tensors, and is not loaded: {error}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"cannot read {path}: {error}") from error
+    except pickle.UnpicklingError as error:  # whose text advises to run the code
+        raise WeightsError(f"{path} is damaged or holds more than tensors, and is not loaded") from error
+    except Exception as error:  # a damaged pickle raises what it likes, from struct.error to AssertionError
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise WeightsError(f"cannot read {path}: {reason}") from error
     state = state.get("state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict):
         raise WeightsError(f"{path} holds a {type(state).__name__}, expected a dictionary of tensors")
