@@ -61,7 +61,7 @@ def run(command, script, arguments):
 @pytest.mark.parametrize(
     ("kind", "launcher"),
     [
-        ("low", "torchrun"),
+        pytest.param("low", "torchrun", marks=pytest.mark.slow),
         pytest.param("high", "torchrun", marks=pytest.mark.slow),
         pytest.param("low", "accelerate", marks=pytest.mark.slow),
     ],

@@ -74,6 +74,7 @@ def stop_after_ten(command, calls, number):
     return process.returncode, written
 
 
+@pytest.mark.slow
 def test_a_killed_run_continues_without_repeating_an_image(slow):
     command, calls, folder = slow
     stop_after_ten(command, calls, signal.SIGKILL)
@@ -336,6 +337,7 @@ def test_list_names_datasets_and_metrics_and_marks_those_without_a_download(caps
         assert name in words
 
 
+@pytest.mark.slow
 def test_without_pyiqa_the_harness_scores_with_grepq_and_files(rated, tmp_path):
     names = [path.name for path in rated.glob("[0-9]*.png")]
     theirs = write_csv(tmp_path / "theirs.csv", ["image", "score"], [[name, name[-5]] for name in names])

@@ -61,6 +61,7 @@ def test_resamples_keep_contents_together():
     assert all(len(draw) == 6 for draw in agreement.resamples(None, 6))
 
 
+@pytest.mark.slow
 def test_intervals_and_tests_have_their_level():
     rng = np.random.default_rng(0)
     covered, rejected, found = 0, 0, 0

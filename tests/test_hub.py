@@ -103,6 +103,7 @@ def test_both_pathways_are_the_packaged_one_and_clip(clip_hub, clip_cache, photo
     assert both.provenance["low"] == GRepQ.from_pretrained("grepq-ll").provenance
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_leave_one_whole_cache(clip_hub, clip_file, tmp_path):
     processes = [run(PINNED + SCORE, "grepq-hl", sha256(clip_file), HF_HOME=str(tmp_path)) for _ in range(2)]
     results = [p.communicate(timeout=300) for p in processes]

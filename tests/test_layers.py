@@ -170,6 +170,7 @@ print("pyiqa" in sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_all_but_the_plugin_runs_without_pyiqa(tmp_path: Path, photo_folder: Path) -> None:
     """Imports of every module, a score by Python and by the command line, the loss's gradient, a head: with pyiqa blocked."""
     optional = {"basicsr", "h5py", "matplotlib", "tensorboard", "torchmetrics"}

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from grepq_metric.cli.maps import input_identities
 from grepq_metric.cli.photos import PhotoArguments
-from grepq_metric.cli.writers import refuse_existing
+from grepq_metric.cli.writers import input_identities, refuse_existing
 from grepq_metric.errors import InputError
 
 if TYPE_CHECKING:

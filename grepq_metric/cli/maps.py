@@ -9,7 +9,6 @@ from pathlib import Path
 
 from torch import Tensor
 
-from grepq_metric.cli.photos import identity
 from grepq_metric.cli.writers import refuse_existing
 from grepq_metric.errors import InputError
 from grepq_metric.files import whole_file
@@ -81,14 +80,3 @@ class MapFolder:
         with whole_file(path) as part:
             part.write_bytes(data.tobytes())
         return path
-
-
-def input_identities(photos: Iterable[str], head: Path | None, weights: str | None) -> set[object]:
-    """The `identity` of every file that scoring reads."""
-    files: list[str | Path] = list(photos)
-    if head is not None:
-        files.append(head)
-    if weights is not None and os.path.exists(weights):
-        folder = Path(weights)
-        files.extend(folder.iterdir() if folder.is_dir() else [folder])
-    return {identity(file) for file in files}

@@ -12,7 +12,7 @@ import typer
 
 from grepq_metric.cli.photos import PhotoArguments
 from grepq_metric.cli.progress import Progress
-from grepq_metric.cli.writers import Format, Results, format_for, refuse_existing
+from grepq_metric.cli.writers import Format, Results, format_for, input_identities, refuse_existing
 from grepq_metric.errors import InputError
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _protect(
     photos: Iterable[str], output: Path | None, folder: Path | None, overwrite: bool, head: Path | None, weights: str | None
 ) -> MapFolder | None:
     """Refuse outputs that would destroy something, before anything is written or loaded."""
-    from grepq_metric.cli.maps import MapFolder, input_identities
+    from grepq_metric.cli.maps import MapFolder
 
     if output is None and folder is None:
         return None

@@ -18,8 +18,8 @@ from grepq_metric.errors import GRepQError, InputError
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Train a pathway on photos, without human scores. **low** teaches a network to see distortions; **high** makes CLIP "
-    "tell good photos from poor ones more clearly.",
+    help="Train a pathway on photos, without human scores. **low** teaches a network to see distortions; **high** is to make "
+    "CLIP tell good photos from poor ones more clearly.",
 )
 
 PHOTOS = typer.Option(..., help="A folder, a .txt list of paths or a WebDataset .tar shard; may be given more than once.")

@@ -9,7 +9,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -253,6 +253,17 @@ def refuse_existing(target: Path, option: str, inputs: Collection[object], overw
         raise FileExistsError(f"{option} {target} is one of the inputs, which are never overwritten")
     if not overwrite:
         raise FileExistsError(f"{option} {target} exists: choose another name, or --overwrite to replace it")
+
+
+def input_identities(photos: Iterable[str], head: Path | None, weights: str | None) -> set[object]:
+    """The `identity` of every file that a command reads."""
+    files: list[str | Path] = list(photos)
+    if head is not None:
+        files.append(head)
+    if weights is not None and os.path.exists(weights):
+        folder = Path(weights)
+        files.extend(folder.iterdir() if folder.is_dir() else [folder])
+    return {identity(file) for file in files}
 
 
 def refuse_weights_folder(folder: Path, option: str, overwrite: bool) -> None:
