@@ -150,7 +150,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 def test_the_site_fetches_nothing_from_elsewhere():
     """No fonts, scripts or styles of another host."""
-    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    settings = (ROOT / ".mkdocs.yml").read_text(encoding="utf-8")
     assert re.search(r"^\s+font: false", settings, re.MULTILINE)
     assert not re.search(r"^\s*(extra_javascript|extra_css|analytics)", settings, re.MULTILINE)
 
@@ -158,7 +158,7 @@ def test_the_site_fetches_nothing_from_elsewhere():
 @pytest.mark.slow
 def test_the_site_builds_without_warnings(tmp_path):
     pytest.importorskip("mkdocs", reason="the site needs mkdocs (group: docs)")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path]
+    command = [sys.executable, "-m", "mkdocs", "build", "-f", ".mkdocs.yml", "--strict", "--site-dir", tmp_path]
     run = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     page = (tmp_path / "api" / "model" / "index.html").read_text(encoding="utf-8")
