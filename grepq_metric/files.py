@@ -36,7 +36,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         >>> path.read_text()
         'image,score'
     """
-    path = Path(os.path.abspath(path))
+    path = Path(path).absolute()  # which names the folder in which one stands; links and ".." keep their meaning
     part = _beside(path)
     try:
         yield part
@@ -58,7 +58,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     Raises:
         OSError: it can't be written; the message names it.
     """
-    folder = Path(os.path.abspath(folder))
+    folder = Path(folder).absolute()
     # Inside of a folder that exists, which may be another disk's.
     staging = folder / _beside(folder).name if folder.is_dir() else _beside(folder)
     try:

@@ -340,8 +340,9 @@ class GRepQ(
                 found = image_tower_of({k.removeprefix("high.visual."): v for k, v in tensors.items()})
                 if _tower(known.get("image_tower")) != found:
                     raise InputError(f"its image_tower is not that of the tensors, {found}")
-            with torch.device("meta"):  # values come from the file, and memory only after its shapes are checked
-                model = cls(**{**known, **options})
+            # Values come from the file, and memory only after its shapes are checked; float32 whatever torch's default is.
+            with torch.device("meta"):
+                model = cls(**{**known, **options}).float()
         except (InputError, TypeError) as error:
             if options and isinstance(error, InputError):
                 raise
@@ -350,7 +351,8 @@ class GRepQ(
         if absent:
             raise InputError(f"{source} has the pathways {known['pathways']}, and not {absent[0]!r}")
         others = set(PATHWAYS) - set(model.pathways)
-        load_tensors(model, {k: v for k, v in tensors.items() if k.split(".")[0] not in others}, source)
+        with torch.inference_mode(False):  # or gradients could never flow through the weights
+            load_tensors(model, {k: v for k, v in tensors.items() if k.split(".")[0] not in others}, source)
         try:
             model.check()  # now, since a graph of the model can't look at values
         except (InputError, WeightsError) as error:

@@ -227,7 +227,7 @@ def test_weights_are_written_over_by_no_command_that_was_not_asked_to(tmp_path, 
     (tmp_path / "other" / "config.json").write_text("{}")
     for command in (["convert"], ["pristine", "--photos", photo_folder, "--weights", "grepq-ll"]):
         assert "config.json exists" in grepq(*command, "-o", "other", status=2, cwd=tmp_path).stderr
-        assert "built-in name" in grepq(*command, "-o", "grepq-ll", status=2, cwd=tmp_path).stderr
+        assert "name of built-in weights" in grepq(*command, "-o", "grepq-ll", status=2, cwd=tmp_path).stderr
         assert "is a file, expected a folder" in grepq(*command, "-o", "l.csv", status=2, cwd=tmp_path).stderr
     assert {path.name: path.read_bytes() for path in weights.iterdir()} == before
 

@@ -87,3 +87,17 @@ def test_the_folder_in_which_one_stands_and_long_names_can_be_written(tmp_path, 
     with whole_file(name) as part:
         part.write_text("new")
     assert sorted(os.listdir(tmp_path)) == ["a", name]
+
+
+def test_a_path_through_a_link_means_what_it_means_to_the_system(tmp_path, monkeypatch):
+    (tmp_path / "real" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real" / "deep")
+    (tmp_path / "a.csv").write_text("old")
+    monkeypatch.chdir(tmp_path)
+    with whole_file("link/../a.csv") as part:
+        part.write_text("new")
+    with whole_folder("link/../weights") as staging:
+        (staging / "a").write_text("new")
+    assert (tmp_path / "a.csv").read_text() == "old"
+    assert (tmp_path / "real" / "a.csv").read_text() == "new"
+    assert (tmp_path / "real" / "weights" / "a").read_text() == "new"

@@ -76,3 +76,34 @@ def test_a_pathway_in_training_mode_scores_as_ever(model, photos):
     model.low.train()
     assert torch.equal(model(photos["rocket"]), expected)
     assert not model.low.encoder.training
+
+
+def test_weights_do_not_depend_on_the_state_of_torch_in_which_they_load(photos):
+    from grepq_metric import GRepQ
+
+    expected = GRepQ.from_pretrained("grepq-ll")
+    before = torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        loaded = GRepQ.from_pretrained("grepq-ll")
+    finally:
+        torch.set_default_dtype(before)
+    assert loaded.weights_id == expected.weights_id
+    assert torch.equal(loaded(photos["stereo"]), expected(photos["stereo"]))
+    with torch.inference_mode():
+        loaded = GRepQ.from_pretrained("grepq-ll")
+    x = photos["stereo"].clone().requires_grad_()
+    loaded(x).sum().backward()
+    assert x.grad.abs().max() > 0
+    assert loaded.low.pristine_cov.dtype == torch.float64
+
+
+def test_a_graph_of_a_pathway_in_training_mode_is_the_one_in_evaluation_mode(photos):
+    from grepq_metric import GRepQ
+
+    model = GRepQ.from_pretrained("grepq-ll").requires_grad_(False)
+    x = photos["rocket"]
+    expected = model(x)
+    model.low.train()
+    assert not any(module.training for module in model.modules())
+    assert torch.export.export(model, (x,)).module()(x).item() == pytest.approx(expected.item(), abs=1e-6)

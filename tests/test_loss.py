@@ -10,7 +10,7 @@ import pytest
 import torch
 from pyiqa.losses import build_loss
 
-from grepq_metric import GRepQ, GRepQLoss
+from grepq_metric import GRepQ, GRepQLoss, grepq
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +230,14 @@ def test_bad_images_are_explained(loss):
         loss(torch.rand(3, 96, 96))
     with pytest.raises(ValueError, match="expected floating point values"):
         loss(torch.zeros(1, 3, 96, 96, dtype=torch.uint8))
+
+
+def test_the_function_takes_a_path_for_a_folder(tmp_path, monkeypatch, model, photos):
+    from pathlib import Path
+
+    monkeypatch.chdir(tmp_path)
+    model.save_pretrained("grepq-ll")
+    assert grepq(photos["stereo"], weights=Path("grepq-ll")).item() == pytest.approx(model(photos["stereo"]).item(), abs=1e-6)
+    assert grepq(photos["stereo"]).item() == pytest.approx(
+        GRepQ.from_pretrained("grepq-ll")(photos["stereo"]).item(), abs=1e-6
+    )

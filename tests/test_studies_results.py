@@ -70,6 +70,11 @@ def committed() -> list[Path]:
     return [path for path in ours if path.suffix != ".pt" and "run" not in path.relative_to(RESULTS).parts]
 
 
+def test_no_result_names_a_folder_that_leads_upwards():
+    for path in RESULTS.rglob("*.json"):
+        assert "../" not in path.read_text(encoding="utf-8"), path
+
+
 def test_committed_results_are_small():
     sizes = {path.relative_to(RESULTS).as_posix(): path.stat().st_size for path in committed()}
     assert sizes

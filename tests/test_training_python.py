@@ -195,7 +195,7 @@ def test_a_built_in_name_is_no_folder_to_write(contents, photo_folder, tmp_path)
         ("pristine", "--photos", contents, "--weights", "grepq-ll", "-o"),
     ):
         said = grepq(*command, "grepq-ll", cwd=tmp_path, status=2).stderr
-        assert "grepq-ll is a built-in name" in said
+        assert "grepq-ll is the name of built-in weights" in said
     assert not list(tmp_path.iterdir())
     grepq("pristine", "--photos", photo_folder, "--weights", "grepq-ll", "-o", "own", cwd=tmp_path)
     own = GRepQ.from_pretrained(tmp_path / "own")

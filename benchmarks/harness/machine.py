@@ -39,9 +39,13 @@ def command(module: str) -> str:
 
 
 def _short(argument: str) -> str:
-    """Absolute paths, also those of options, name folders of this machine."""
-    parts = re.split(r"([:,=])", argument)
-    return "".join("/".join(Path(part).parts[-2:]) if Path(part).is_absolute() else part for part in parts)
+    """Absolute paths and those that lead upwards, also of options, name folders of this machine."""
+    return "".join(_from_here(part) for part in re.split(r"([:,=])", argument))
+
+
+def _from_here(part: str) -> str:
+    names = Path(part).parts
+    return "/".join(names[-2:]).removeprefix("../") if Path(part).is_absolute() or names[:1] == ("..",) else part
 
 
 class PeakMemory:

@@ -92,7 +92,8 @@ def train_clip(photos: PhotoList, steps: int, batch: int, seed: int) -> dict[str
     vision = CLIPVisionCfg(layers=TOWER.layers, width=TOWER.width, image_size=CROP)
     text = CLIPTextCfg(context_length=77, vocab_size=49408, width=64, heads=1, layers=2)
     clip = open_clip.CLIP(TOWER.output_dim, vision, text, quick_gelu=True)
-    pathway = HighLevelPathway(HighLevelConfig(image_tower=TOWER)).train()
+    pathway = HighLevelPathway(HighLevelConfig(image_tower=TOWER))
+    pathway.visual.train()  # a pathway itself stays in evaluation mode
     tokens = open_clip.get_tokenizer(ARCHITECTURE)(list(CAPTIONS))
     optimizer = torch.optim.AdamW([*pathway.parameters(), *clip.parameters()], lr=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, steps)

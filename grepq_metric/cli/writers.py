@@ -280,7 +280,7 @@ def refuse_weights_folder(folder: Path, option: str, overwrite: bool) -> None:
         NotADirectoryError: it is a file.
     """
     if catalog.find(str(folder)) is not None:
-        raise InputError(f"{option} {folder} is a built-in name, which --weights would load in place of the folder")
+        raise InputError(f"{option} {folder} is the name of built-in weights: choose another folder")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{option} {folder} is a file, expected a folder")
     from grepq_metric.weights import CONFIG, TENSORS

@@ -39,14 +39,14 @@ def grepq(x: Tensor, data_range: float = 1.0, reduction: str = "mean", weights: 
         raise InputError(f"reduction must be one of none, mean, sum, got {reduction!r}")
     check_data_range(data_range)
     images = scaled(x, data_range)
-    scores = loaded(str(weights), str(images.device))(images).squeeze(1)
+    scores = loaded(weights, str(images.device))(images).squeeze(1)
     if reduction == "none":
         return scores
     return scores.mean() if reduction == "mean" else scores.sum()
 
 
 @lru_cache(maxsize=4)
-def loaded(weights: str, device: str) -> GRepQ:
+def loaded(weights: str | Path, device: str) -> GRepQ:
     """Weights on a device, kept for the next call."""
-    with torch.inference_mode(False):  # tensors of a first call in inference mode could carry no gradients later
+    with torch.inference_mode(False):  # tensors that move in a first call in inference mode could carry no gradients later
         return GRepQ.from_pretrained(weights).requires_grad_(False).to(device)

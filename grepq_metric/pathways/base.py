@@ -44,6 +44,10 @@ class Pathway(nn.Module, ABC):
             )
         super().__setattr__(name, value)
 
+    def train(self, mode: bool = True) -> Pathway:
+        """Stay in evaluation mode: batch statistics would change what a score means, and in a graph nobody would notice."""
+        return super().train(False)
+
     @abstractmethod
     def parts(self, x: Tensor, *, patches: int | None = None, checkpoint: bool = True) -> dict[str, Tensor]:
         """What this pathway adds to a score, for images ``(N, 3, H, W)`` in [0, 1].

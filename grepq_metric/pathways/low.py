@@ -106,8 +106,8 @@ class LowLevelPathway(Pathway):
         super()._apply(fn, recurse)
         for name, value in exact.items():
             moved = self._buffers[name]
-            if value is not None and moved is not None and not value.is_meta:
-                self._buffers[name] = value.to(moved.device)
+            if value is not None and moved is not None:
+                self._buffers[name] = moved.to(value.dtype) if value.is_meta else value.to(moved.device)
         return self
 
     def parts(self, x: Tensor, *, patches: int | None = None, checkpoint: bool = True) -> dict[str, Tensor]:

@@ -134,9 +134,7 @@ class Run:
     def _refuse_what_is_there(self) -> None:
         options, own = self.options, [self.checkpoint, self.folder / "log.jsonl"]
         if catalog.find(str(self.out)) is not None:
-            raise InputError(
-                f"{self.out} is the name of built-in weights: choose another folder, or names would mean two things"
-            )
+            raise InputError(f"{self.out} is the name of built-in weights: choose another folder")
         there = next((path for path in own if path.exists() and path.stat().st_size), None)
         if there and not options.resume and not options.overwrite:
             raise FileExistsError(
