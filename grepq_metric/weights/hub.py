@@ -34,6 +34,7 @@ ANSWER = 10.0
 """Seconds to wait for the Hub's first answer."""
 STALLED = 60.0
 """Seconds without a new byte after which a download is given up; the client would wait as long as the server asks."""
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _SAFE_ETAG = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*")
 
 
@@ -105,6 +106,9 @@ def _ask(repository: str, file: str, options: HubOptions) -> None:
     """
     if options.local_files_only or huggingface_hub.constants.HF_HUB_OFFLINE:
         return
+    kept = huggingface_hub.try_to_load_from_cache(repository, file, cache_dir=options.cache_dir, revision=options.revision)
+    if isinstance(kept, str) and not options.force_download and _COMMIT.fullmatch(options.revision or ""):
+        return  # a commit never changes: the client does not ask either
     url = huggingface_hub.hf_hub_url(repository, file, revision=options.revision)
     try:
         found = huggingface_hub.get_hf_file_metadata(url, token=options.token, timeout=ANSWER)
@@ -118,7 +122,6 @@ def _ask(repository: str, file: str, options: HubOptions) -> None:
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
         raise
     except (OSError, HTTPError) as error:
-        kept = huggingface_hub.try_to_load_from_cache(repository, file, cache_dir=options.cache_dir, revision=options.revision)
         if not isinstance(kept, str):
             status = getattr(getattr(error, "response", None), "status_code", None)
             problem = f"the Hub answers {status}" if status else "cannot reach the Hub"

@@ -36,7 +36,7 @@ def locate(weights: str | Path, hub: HubOptions) -> Path:
     if entry is not None:
         if hub.revision is not None and (entry.clip is None or name == entry.tag):
             raise InputError(f"{name} has one revision for ever, expected no revision, got {hub.revision!r}")
-        return packaged_folder(entry.name) if entry.clip is None else _assembled(entry, hub)
+        return packaged_folder(entry.name) if entry.clip is None else _assembled(entry, entry.clip, hub)
     path = Path(weights).expanduser()
     if path.exists():
         return path
@@ -71,23 +71,25 @@ def _unknown(name: str) -> str:
     )
 
 
-def _assembled(entry: catalog.Entry, hub: HubOptions) -> Path:
-    """Join CLIP from the Hub with packaged low-level weights in a folder of the Hub's cache, once."""
-    clip = entry.clip
-    if clip is None:
-        raise InputError(f"{entry.name} is not made of CLIP")
+def _assembled(entry: catalog.Entry, clip: catalog.HubFile, hub: HubOptions) -> Path:
+    """Join CLIP from the Hub with packaged low-level weights in a folder of the Hub's cache, once.
+
+    What the catalog pins is known by its hashes: once it is assembled, neither the Hub is asked nor the file hashed again.
+    """
     what = f"{clip.name} of {clip.repository}"
-    pinned = hub.revision is None
-    options = replace(hub, revision=clip.revision) if pinned else hub
-    file = fetch(clip.repository, clip.name, options, expected=clip.sha256 if pinned else None)
-    sources = {"clip_sha256": clip.sha256 if pinned else sha256(file)}
-    if entry.folder is not None:
-        sources["low_sha256"] = sha256(packaged_folder(entry.folder) / TENSORS)
+    sources = {} if entry.sha256 is None else {"low_sha256": entry.sha256}
+    file = None
+    if hub.revision is not None:
+        file = fetch(clip.repository, clip.name, hub)
+        clip = replace(clip, revision=hub.revision, sha256=sha256(file))
+    sources["clip_sha256"] = clip.sha256
     key = hashlib.sha256(json.dumps(sources, sort_keys=True).encode()).hexdigest()[:16]
     try:
         parent = huggingface_hub.cached_assets_path("grepq-metric", "assembled", "v2", assets_dir=hub.cache_dir)
         folder = parent / f"{entry.name}-{key}"
-        if not folder.exists():
+        if not folder.exists() or hub.force_download:
+            if file is None:
+                file = fetch(clip.repository, clip.name, replace(hub, revision=clip.revision), expected=clip.sha256)
             _assemble(entry, file, what, sources, folder)
     except OSError as error:
         assets = huggingface_hub.constants.HF_ASSETS_CACHE
