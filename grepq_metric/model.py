@@ -135,6 +135,11 @@ class GRepQ(
         """Least upper bound of the score: 0.5 of the low-level pathway, 1 of the high-level one, 1.5 of both."""
         return sum(pathway.best for pathway in self._joined())
 
+    @property
+    def least_side(self) -> int:
+        """Pixels of a side below which images are padded."""
+        return self._low_config().patch_size
+
     def forward(self, x: Tensor) -> Tensor:
         """Zero-shot score of images.
 
@@ -203,7 +208,7 @@ class GRepQ(
         if not torch.compiler.is_compiling():
             self.train(False)  # also what somebody has put into training mode by itself
         x = x.to(next(self.parameters()).dtype).expand(-1, 3, -1, -1)
-        return pad_to(x, self._low_config().patch_size)
+        return pad_to(x, self.least_side)
 
     def features(self, x: Tensor, kind: str = "image") -> Tensor:
         """Frozen features, for the paper's data-efficient prediction. `x` as for `forward`.

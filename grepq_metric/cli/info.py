@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from pathlib import Path
 
 import typer
 
@@ -30,11 +29,11 @@ def info(
 
     A tag names one set of values for ever; a name means its newest tag.
     """
+    from grepq_metric.heads import describe, is_head
+
     if weights is None:
         _installed()
-    elif _is_head(weights):
-        from grepq_metric.heads import describe
-
+    elif is_head(weights):
         typer.echo(json.dumps(describe(weights), indent=2))
     else:
         from grepq_metric.model import GRepQ
@@ -59,16 +58,3 @@ def _installed() -> None:
         typer.echo(f"    {entry.source}; {download}; licence {entry.licence}")
         typer.echo(f"    {' + '.join(entry.pathways)} pathway, scores from {low:g} to {high:g}, higher is better")
     typer.echo("\nThe low pathway sees how sharp and clean a photo is, the high one what CLIP thinks of it.")
-
-
-def _is_head(what: str) -> bool:
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(what)
-    if path.suffix != ".safetensors" or not path.is_file():
-        return False
-    try:
-        with safe_open(path, "pt") as file:
-            return (file.metadata() or {}).get("format", "").startswith("grepq-metric head")
-    except (SafetensorError, OSError):
-        return False  # the loading of weights says what is wrong with it

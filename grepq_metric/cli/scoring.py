@@ -15,8 +15,6 @@ from grepq_metric.heads.regressor import GRepQRegressor
 from grepq_metric.images import PixelLimitError, decode_image, image_header, read_bytes
 from grepq_metric.model import GRepQ
 
-LEAST_SIDE = 96
-"""Pixels of a side below which a photo is padded to a patch of the low-level pathway."""
 _FLAT = 2 / 255
 
 
@@ -71,8 +69,8 @@ class Scorer:
         warnings = []
         if image_header(data, path).animated:
             warnings.append("first of several frames or pages")
-        if min(height, width) < LEAST_SIDE:
-            warnings.append(f"below {LEAST_SIDE} pixels on a side, padded")
+        if min(height, width) < (least := self.model.least_side):
+            warnings.append(f"below {least} pixels on a side, padded")
         values = image.flatten(1)
         if (values.amax(1) - values.amin(1)).max() <= _FLAT:
             warnings.append("flat: no texture to judge")

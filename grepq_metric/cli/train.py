@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import typer
 
@@ -112,19 +111,33 @@ def low(
     Ends with a weights folder that scores photos: the encoder in float16 and the pristine statistics.
     """
     chosen = dict(_pair(setting) for setting in settings)
-    how: dict[str, Any] = {"epochs": epochs, "steps": steps, "batch": batch, "lr": lr, "seed": seed, "precision": precision}
-    kept: dict[str, Any] = {
-        "resume": resume,
-        "overwrite": overwrite,
-        "checkpoint_every": checkpoint_every,
-        "stop_after": stop_after,
-    }
     with _told(out):
         from grepq_metric.training import train_low
 
-        given: dict[str, Any] = {"pristine": pristine or None, "init": init, "cache": cache, "name": name, "about": about}
-        where: dict[str, Any] = {"device": device, "workers": workers, "tensorboard": tensorboard}
-        model = train_low(photos, out, recipe=recipe, settings=chosen, **how, **kept, **given, **where)
+        model = train_low(
+            photos,
+            out,
+            recipe=recipe,
+            settings=chosen,
+            pristine=pristine or None,
+            init=init,
+            epochs=epochs,
+            steps=steps,
+            batch=batch,
+            lr=lr,
+            seed=seed,
+            precision=precision,
+            device=device,
+            workers=workers,
+            cache=cache,
+            name=name,
+            about=about,
+            resume=resume,
+            overwrite=overwrite,
+            checkpoint_every=checkpoint_every,
+            stop_after=stop_after,
+            tensorboard=tensorboard,
+        )
     _say(None if model is None else model.weights_id, out, stop_after)
 
 
@@ -161,20 +174,34 @@ def high(
     In each step CLIP ranks the photos itself; those of the best group are then drawn together, and away from those of the
     poorest group. Ends with a weights folder that scores photos.
     """
-    how: dict[str, Any] = {"epochs": epochs, "steps": steps, "batch": batch, "lr": lr, "seed": seed, "precision": precision}
-    kept: dict[str, Any] = {
-        "resume": resume,
-        "overwrite": overwrite,
-        "checkpoint_every": checkpoint_every,
-        "stop_after": stop_after,
-    }
     with _told(out):
         from grepq_metric.training import train_high
 
-        given: dict[str, Any] = {"low": low, "projection": projection, "name": name, "about": about}
-        groups: dict[str, Any] = {"group": group, "warmup_epochs": warmup_epochs, "chunk": chunk}
-        where: dict[str, Any] = {"device": device, "workers": workers, "tensorboard": tensorboard}
-        model = train_high(photos, clip, out, **how, **kept, **given, **groups, **where)
+        model = train_high(
+            photos,
+            clip,
+            out,
+            low=low,
+            projection=projection,
+            group=group,
+            warmup_epochs=warmup_epochs,
+            chunk=chunk,
+            epochs=epochs,
+            steps=steps,
+            batch=batch,
+            lr=lr,
+            seed=seed,
+            precision=precision,
+            device=device,
+            workers=workers,
+            name=name,
+            about=about,
+            resume=resume,
+            overwrite=overwrite,
+            checkpoint_every=checkpoint_every,
+            stop_after=stop_after,
+            tensorboard=tensorboard,
+        )
     _say(None if model is None else model.weights_id, out, stop_after)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from grepq_metric.heads.headfile import HeadFacts, describe
+from grepq_metric.heads.headfile import HeadFacts, describe, is_head
 
 if TYPE_CHECKING:
     from grepq_metric.heads.evaluation import HeldOut, held_out
@@ -27,6 +27,7 @@ __all__ = [
     "default_cache",
     "describe",
     "held_out",
+    "is_head",
     "photo_features",
     "read_labels",
     "suggest",

@@ -16,7 +16,8 @@ from safetensors.numpy import save
 from grepq_metric.errors import WeightsError
 from grepq_metric.files import whole_file
 
-FORMAT = "grepq-metric head 2"
+KIND = "grepq-metric head"
+FORMAT = f"{KIND} 2"
 
 
 class HeadFacts(TypedDict):
@@ -36,6 +37,15 @@ class HeadFacts(TypedDict):
     """Ridge penalty."""
     date: str
     """Day of fitting, ISO 8601."""
+
+
+def is_head(path: str | Path) -> bool:
+    """Whether a file is a head, of this format or another one; False where it can't be read."""
+    try:
+        with safe_open(path, "numpy") as file:
+            return (file.metadata() or {}).get("format", "").startswith(KIND)
+    except (SafetensorError, OSError):
+        return False
 
 
 def describe(path: str | Path) -> HeadFacts:
