@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
@@ -25,17 +25,20 @@ from grepq_metric.pathways import (
     LowLevelConfig,
     LowLevelPathway,
     Pathway,
+    SemanticConfig,
+    SemanticPathway,
     image_tower_of,
 )
 from grepq_metric.pathways.base import as_plain
 from grepq_metric.weights import HubOptions, check_name, load_tensors, locate, read_folder, weights_id, write_folder
 from grepq_metric.weights.card import TEMPLATE, card_facts
 
-PATHWAYS = ("low", "high")
+PATHWAYS = ("low", "semantic", "high")
 """Names of the pathways, in the order in which they are joined."""
 OPTIONS = ("pathways", "patch_size", "patch_stride", "ridge", "distance_scale", "logit_scale", "chunk_size")
 """What may be changed when weights are loaded; all but `chunk_size` change what a score means, and the id of the weights."""
-_FACTS = ("name", "storage", "provenance", "image_tower")
+_Shape = TypeVar("_Shape", ImageTower, SemanticConfig)
+_FACTS = ("name", "storage", "provenance", "image_tower", "semantic")
 
 
 class GRepQ(
@@ -53,7 +56,7 @@ class GRepQ(
     evaluation mode: `train` changes nothing.
 
     Args:
-        pathways: ``"low"``, ``"high"`` or both.
+        pathways: some of `PATHWAYS`.
         patch_size: side of a patch of the low-level pathway in pixels.
         patch_stride: distance between neighbouring patches in pixels.
         ridge: multiple of the identity added to the covariance.
@@ -64,9 +67,11 @@ class GRepQ(
         storage: floating-point format of the weights on disk, ``float32`` or ``float16``.
         provenance: where the weights come from: what trained them, on what, when, hashes of sources.
         image_tower: shape of the image tower where it is not CLIP RN50's, see `ImageTower`.
+        semantic: the semantic pathway's constants, see `SemanticConfig`.
 
     Attributes:
         low: the low-level pathway, or None.
+        semantic: the semantic pathway, or None.
         high: the high-level pathway, or None.
 
     Raises:
@@ -81,11 +86,12 @@ class GRepQ(
     """
 
     low: LowLevelPathway | None
+    semantic: SemanticPathway | None
     high: HighLevelPathway | None
 
     def __init__(
         self,
-        pathways: Sequence[str] = PATHWAYS,
+        pathways: Sequence[str] = ("low", "high"),
         patch_size: int = 96,
         patch_stride: int = 48,
         ridge: float = 1e-3,
@@ -96,6 +102,7 @@ class GRepQ(
         storage: str = "float32",
         provenance: Mapping[str, Any] | None = None,
         image_tower: Mapping[str, Any] | ImageTower | None = None,
+        semantic: Mapping[str, Any] | SemanticConfig | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(pathways, (list, tuple)) or not pathways or any(name not in PATHWAYS for name in pathways):
@@ -105,8 +112,10 @@ class GRepQ(
         self.name = name
         self.storage, self.provenance = storage, dict(provenance or {})
         self._spare_low = LowLevelConfig(patch_size, patch_stride, ridge, distance_scale)
-        self._spare_high = HighLevelConfig(logit_scale, _tower(image_tower))
+        self._spare_high = HighLevelConfig(logit_scale, _shape(ImageTower, image_tower, "image_tower"))
         self.low = LowLevelPathway(self._spare_low, chunk_size) if "low" in pathways else None
+        shape = _shape(SemanticConfig, semantic, "semantic")
+        self.semantic = SemanticPathway(shape) if "semantic" in pathways else None
         self.high = HighLevelPathway(self._spare_high) if "high" in pathways else None
         self._ready = False
         self.eval()
@@ -279,6 +288,7 @@ class GRepQ(
             "logit_scale": high.logit_scale,
             **as_plain(self._low_config()),
             **tower,
+            **({} if self.semantic is None else {"semantic": as_plain(self.semantic.config)}),
         }
 
     @property
@@ -343,7 +353,7 @@ class GRepQ(
         try:
             if "high" in known["pathways"]:
                 found = image_tower_of({k.removeprefix("high.visual."): v for k, v in tensors.items()})
-                if _tower(known.get("image_tower")) != found:
+                if _shape(ImageTower, known.get("image_tower"), "image_tower") != found:
                     raise InputError(f"its image_tower is not that of the tensors, {found}")
             # Values come from the file, and memory only after its shapes are checked; float32 whatever torch's default is.
             with torch.device("meta"):
@@ -395,7 +405,7 @@ class GRepQ(
         return super().generate_model_card(*args, **card_facts(self.weights_id, self.pathways, self.provenance), **kwargs)
 
     def _joined(self) -> list[Pathway]:
-        return [pathway for pathway in (self.low, self.high) if pathway is not None]
+        return [pathway for pathway in (self.low, self.semantic, self.high) if pathway is not None]
 
     def _low_config(self) -> LowLevelConfig:
         return self._spare_low if self.low is None else self.low.config
@@ -417,10 +427,11 @@ def check_options(options: Iterable[str], known: Sequence[str]) -> None:
             raise InputError(f"unknown option {option!r}, expected some of {', '.join(known)}{hint}")
 
 
-def _tower(image_tower: Mapping[str, Any] | ImageTower | None) -> ImageTower:
-    if image_tower is None or isinstance(image_tower, ImageTower):
-        return image_tower or ImageTower()
-    fields = as_plain(ImageTower())
-    if not isinstance(image_tower, Mapping) or set(image_tower) != set(fields):
-        raise InputError(f"image_tower must be like {fields}, got {image_tower!r:.200}")
-    return ImageTower(**image_tower)
+def _shape(kind: type[_Shape], given: Mapping[str, Any] | _Shape | None, key: str) -> _Shape:
+    """The part of a config that describes networks, of what ``config.json`` has for it."""
+    if given is None or isinstance(given, kind):
+        return given or kind()
+    known = as_plain(kind())
+    if not isinstance(given, Mapping) or set(given) != set(known):
+        raise InputError(f"{key} must be like {known}, got {given!r:.200}")
+    return kind(**given)

@@ -1,8 +1,9 @@
-"""The pathways of GRepQ: low-level (distortions) and high-level (CLIP and two prompts)."""
+"""The pathways: GRepQ's low-level (distortions) and high-level one (CLIP and two prompts), and a semantic one without CLIP."""
 
 from grepq_metric.pathways.base import FEATURE_KINDS, Pathway
 from grepq_metric.pathways.high import HighLevelConfig, HighLevelPathway, ImageTower, image_tower_of, prompt_features
 from grepq_metric.pathways.low import LowLevelConfig, LowLevelEncoder, LowLevelPathway
+from grepq_metric.pathways.semantic import SemanticConfig, SemanticPathway
 
 __all__ = [
     "FEATURE_KINDS",
@@ -13,6 +14,8 @@ __all__ = [
     "LowLevelEncoder",
     "LowLevelPathway",
     "Pathway",
+    "SemanticConfig",
+    "SemanticPathway",
     "image_tower_of",
     "prompt_features",
 ]

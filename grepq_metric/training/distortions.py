@@ -319,6 +319,112 @@ def banding(image: Array, steps: float, rng: Generator) -> Array:
     return _to_uint8(np.rint(smooth / steps) * steps)
 
 
+@distortion(1.02, 1.04, 1.07, 1.12, 1.2, stage="optics")
+def zoom_blur(image: Array, factor: float, rng: Generator) -> Array:
+    """A zoom or a move forward while the shutter is open; strength: magnification at its end."""
+    height, width = image.shape[:2]
+    total = np.zeros(image.shape, np.float32)
+    factors = np.linspace(1, factor, 9)
+    for scale in factors:
+        matrix = cv2.getRotationMatrix2D((width / 2, height / 2), 0, float(scale))
+        total += cv2.warpAffine(image, matrix, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+    return _to_uint8(total / len(factors))
+
+
+@distortion(1, 2, 3, 5, 8, stage="optics")
+def glass_blur(image: Array, reach: float, rng: Generator) -> Array:
+    """Frosted glass: pixels change places with near ones, softened before and after; strength: reach in pixels."""
+    image = cv2.GaussianBlur(image, (0, 0), 0.6)
+    height, width = image.shape[:2]
+    y, x = np.mgrid[:height, :width]
+    dy, dx = rng.integers(-int(reach), int(reach) + 1, (2, height, width))
+    return cv2.GaussianBlur(image[np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)], (0, 0), 0.6)
+
+
+@distortion(3, 5, 7, 11, 17, stage="processing")
+def median_filter(image: Array, size: float, rng: Generator) -> Array:
+    """Median of a square neighbourhood, which takes texture and keeps edges; strength: its side in pixels."""
+    return cv2.medianBlur(image, int(size))
+
+
+@distortion(0.003, 0.01, 0.025, 0.06, 0.14, stage="sensor")
+def lost_pixels(image: Array, share: float, rng: Generator) -> Array:
+    """Dead pixels, black in all channels; strength: share of pixels."""
+    return image * (rng.random((*image.shape[:2], 1), np.float32) >= share).astype(np.uint8)
+
+
+@distortion(2.4, 1.8, 1.3, 0.9, 0.6, stage="processing")
+def ringing(image: Array, cutoff: float, rng: Generator) -> Array:
+    """An ideal low-pass filter, whose edges swing; strength: cut-off in radians a pixel, lower is worse."""
+    y, x = np.mgrid[-10:11, -10:11]
+    kernel = np.sinc(cutoff * x / np.pi) * np.sinc(cutoff * y / np.pi)
+    return cv2.filter2D(image, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT_101)
+
+
+@distortion(1.3, 1.7, 2.3, 3.2, 4.5, stage="coding")
+def aliasing(image: Array, factor: float, rng: Generator) -> Array:
+    """Made smaller without a filter, so that edges become stairs, and enlarged again; strength: factor."""
+    height, width = image.shape[:2]
+    small = cv2.resize(image, (max(round(width / factor), 1), max(round(height / factor), 1)), interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+@distortion(0.4, 0.8, 1.4, 2.2, 3.5, stage="processing")
+def halos(image: Array, amount: float, rng: Generator) -> Array:
+    """Local contrast beyond measure, as of a careless HDR: bright seams along dark edges; strength: amount."""
+    smooth = cv2.GaussianBlur(image, (0, 0), 12).astype(np.float32)
+    return _to_uint8(image + amount * (image - smooth))
+
+
+@distortion(1.5, 3, 6, 12, 25, stage="processing")
+def equalisation(image: Array, limit: float, rng: Generator) -> Array:
+    """Tones equalised tile by tile, with the noise and the blocks that this brings out; strength: limit of the gain."""
+    lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+    lab[..., 0] = cv2.createCLAHE(limit, (6, 6)).apply(np.ascontiguousarray(lab[..., 0]))
+    return cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+
+
+@distortion(0.1, 0.18, 0.3, 0.45, 0.7, stage="processing")
+def painting(image: Array, tones: float, rng: Generator) -> Array:
+    """Texture replaced by flat strokes, as by strong noise reduction or a generator; strength: tones that are merged."""
+    return cv2.edgePreservingFilter(image, flags=cv2.RECURS_FILTER, sigma_s=20, sigma_r=tones)
+
+
+@distortion(6, 12, 20, 32, 50, stage="coding")
+def checkerboard(image: Array, amplitude: float, rng: Generator) -> Array:
+    """The pattern of transposed convolutions, stronger where there is texture; strength: amplitude of 255."""
+    y, x = np.mgrid[: image.shape[0], : image.shape[1]]
+    period = int(rng.choice([2, 4, 8]))
+    pattern = (((x // (period // 2)) + (y // (period // 2))) % 2 * 2 - 1).astype(np.float32)
+    grey = image.mean(2, dtype=np.float32)
+    texture = cv2.GaussianBlur(np.abs(grey - cv2.GaussianBlur(grey, (0, 0), 3)), (0, 0), 4)
+    weight = 0.3 + 0.7 * texture / (texture.max() + 1e-6)
+    return _to_uint8(image + (amplitude * weight * pattern)[..., None])
+
+
+@distortion(1.5, 3, 5, 8, 12, stage="optics")
+def melting(image: Array, reach: float, rng: Generator) -> Array:
+    """Shapes bent at random, as generated pictures get them wrong; strength: standard deviation of the shift in pixels."""
+    height, width = image.shape[:2]
+    shifts = []
+    for _ in range(2):
+        field = cv2.GaussianBlur(rng.standard_normal((height, width), np.float32), (0, 0), 9)
+        shifts.append(reach * field / (field.std() + 1e-6))
+    x, y = np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32))
+    return cv2.remap(image, x + shifts[0], y + shifts[1], cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
+
+
+@distortion(70, 50, 35, 24, 15, stage="coding")
+def recompression(image: Array, quality: float, rng: Generator) -> Array:
+    """JPEG four times over, each on another grid, as photos that are passed around; strength: quality of the last."""
+    for extra in (20, 12, 6, 0):
+        top, left = (int(shift) for shift in rng.integers(0, 8, 2))
+        padded = cv2.copyMakeBorder(image, top, 8 - top, left, 8 - left, cv2.BORDER_REFLECT_101)
+        height, width = image.shape[:2]
+        image = _recode(padded, format="JPEG", quality=int(quality + extra))[top : top + height, left : left + width]
+    return np.ascontiguousarray(image)
+
+
 def _camera(
     light: Array, blur: float, electrons: float, denoise: float, sharpen: float, quality: int, rng: Generator
 ) -> Array:

@@ -1,0 +1,144 @@
+"""Semantic pathway: moments of the maps of an ImageNet network, and a head that full-reference metrics have taught.
+
+Not in the paper. It stands in where the high-level pathway can't be had: no CLIP, no network, no opinion scores.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from grepq_metric.errors import InputError
+from grepq_metric.pathways.base import Pathway, check_number
+
+ARCHITECTURE = "tf_efficientnet_lite2"
+STAGES = (0, 1, 2, 3, 4)
+"""Of the backbone, whose maps are summed up: those before each halving of the resolution, and the last one."""
+CELL = 32
+"""Pixels along the side of a cell of the last stage's maps."""
+WINDOW = 3
+"""Cells along the side of the neighbourhood that a cell of a map is judged by."""
+MEAN, STD = 0.5, 0.5
+"""Of the values that the backbone was taught on."""
+SMALLEST_VARIANCE = 1e-10
+"""Where a map is constant, its deviation has no gradient without it."""
+
+
+@dataclass(frozen=True)
+class SemanticConfig:
+    """Constants of the semantic pathway.
+
+    Attributes:
+        architecture: name of the backbone in timm, a network with five stages that end at strides 2, 4, 8, 16 and 32.
+        hidden: units of the head's hidden layer; 0: the head is linear.
+
+    Raises:
+        InputError: a value is none of these.
+    """
+
+    architecture: str = ARCHITECTURE
+    hidden: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.architecture, str) or not self.architecture:
+            raise InputError(f"architecture must be the name of a network in timm, got {self.architecture!r:.80}")
+        check_number("hidden", self.hidden, 0, 65536, whole=True)
+
+
+class SemanticPathway(Pathway):
+    """Quality that a head reads from the mean and the deviation of a backbone's maps over the whole image.
+
+    Args:
+        config: the architecture and the head's shape.
+
+    Attributes:
+        backbone: the network; its maps at the end of each stage are used.
+        head: moments ``(N, C)`` -> logit of the quality ``(N, 1)``.
+
+    Raises:
+        InputError: timm has no such network, or it has other stages.
+    """
+
+    name: ClassVar[str] = "semantic"
+    best: ClassVar[float] = 1.0
+
+    def __init__(self, config: SemanticConfig | None = None) -> None:
+        super().__init__(config or SemanticConfig())
+        self.backbone = backbone(self.config.architecture)
+        width = 2 * sum(self.backbone.feature_info.channels())
+        hidden = self.config.hidden
+        self.head = (
+            nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+            if hidden
+            else nn.Sequential(nn.Linear(width, 1))
+        )
+        nn.init.constant_(self.head[-1].bias, torch.nan)  # until weights are loaded
+
+    def parts(self, x: Tensor, *, patches: int | None = None, checkpoint: bool = True) -> dict[str, Tensor]:
+        """``quality`` of images, ``(N,)``, see `Pathway.parts`; this pathway has no patches and keeps all activations."""
+        return {"quality": self.quality(self.features(x))}
+
+    def features(self, x: Tensor, kind: str = "image") -> Tensor:
+        """Mean and standard deviation of the maps, stage by stage, whatever the kind: ``(N, 3, H, W)`` -> ``(N, C)``."""
+        return moments(self.maps(x))
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """Maps at the end of each stage: ``(N, 3, H, W)`` in [0, 1] -> ``(N, c, h, w)`` each."""
+        return self.backbone((x - MEAN) / STD)
+
+    def quality(self, features: Tensor) -> Tensor:
+        """Q_S of features: ``(N, C)`` -> ``(N,)`` in (0, 1), higher is better."""
+        return torch.sigmoid(self.head(features).squeeze(1))
+
+    def quality_map(self, x: Tensor) -> Tensor:
+        """Q_S of each cell of the last stage, judged by its neighbourhood: ``(N, 3, H, W)`` -> ``(N, 1, h, w)`` in (0, 1).
+
+        The moments are those of windows of 3 x 3 cells, 96 pixels, where they lie in the image.
+        """
+        maps = self.maps(x)
+        size = maps[-1].shape[-2:]
+        local = []
+        for stage in maps:
+            means, squares = (_windows(F.adaptive_avg_pool2d(value, size)) for value in (stage, stage.square()))
+            local += [means, (squares - means.square()).clamp_min(SMALLEST_VARIANCE).sqrt()]
+        joined = torch.cat(local, 1)
+        return self.quality(joined.permute(0, 2, 3, 1).flatten(0, 2)).view(len(x), 1, *size)
+
+    def check(self) -> None:
+        """See `Pathway.check`: the head has values."""
+        if self.head[-1].bias.isnan().any():
+            raise InputError("the model has no weights: load some with GRepQ.from_pretrained")
+
+
+def moments(maps: list[Tensor]) -> Tensor:
+    """Mean and standard deviation of maps over the image: ``(N, c, h, w)`` each -> ``(N, 2 * sum of c)``."""
+    found = []
+    for stage in maps:
+        variance, mean = torch.var_mean(stage, (2, 3), correction=0)
+        found += [mean, variance.clamp_min(SMALLEST_VARIANCE).sqrt()]
+    return torch.cat(found, 1)
+
+
+def backbone(architecture: str) -> nn.Module:
+    """The network of a name, without values, as a function from images to the maps of its stages.
+
+    Raises:
+        InputError: timm has no such network, or it has other stages.
+    """
+    # Here, since a metric without this pathway need not wait for timm.
+    import timm
+
+    if architecture not in timm.list_models(architecture):
+        raise InputError(f"unknown architecture {architecture!r}, expected one that timm.list_models() names")
+    network = timm.create_model(architecture, pretrained=False, features_only=True)
+    if network.feature_info.reduction() != [2, 4, 8, 16, CELL]:
+        raise InputError(f"{architecture} has stages of strides {network.feature_info.reduction()}, expected 2 to {CELL}")
+    return network
+
+
+def _windows(cells: Tensor) -> Tensor:
+    return F.avg_pool2d(cells, WINDOW, 1, WINDOW // 2, count_include_pad=False)
