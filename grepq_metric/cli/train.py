@@ -17,8 +17,8 @@ from grepq_metric.errors import GRepQError, InputError
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Train a pathway on photos, without human scores. **low** teaches a network to see distortions; **high** is to make "
-    "CLIP tell good photos from poor ones more clearly.",
+    help="Train a pathway on photos, without human scores. **low** teaches a network to see distortions; **semantic** "
+    "teaches what ImageNet's network sees of them; **high** is to make CLIP tell good photos from poor ones more clearly.",
 )
 
 PHOTOS = typer.Option(..., help="A folder, a .txt list of paths or a WebDataset .tar shard; may be given more than once.")
@@ -57,6 +57,13 @@ HIGH_EPILOG = """\
 `grepq train high --photos photos --clip timm/resnet50_clip.openai --out mine-hl` fine-tunes OpenAI's CLIP.
 
 `grepq train high --photos photos --clip clip.safetensors --low grepq-ll --out mine` writes weights of both pathways.
+"""
+SEMANTIC_EPILOG = """\
+**Examples**
+
+`grepq train semantic --photos photos --out mine` learns from a folder of undistorted photos.
+
+`grepq train semantic --photos studio --photos web --out mine` tells photos of two origins apart by nothing but distortions.
 """
 _FLAGS = {
     "resume=True": "--resume",
@@ -130,6 +137,69 @@ def low(
             device=device,
             workers=workers,
             cache=cache,
+            name=name,
+            about=about,
+            resume=resume,
+            overwrite=overwrite,
+            checkpoint_every=checkpoint_every,
+            stop_after=stop_after,
+            tensorboard=tensorboard,
+        )
+    _say(None if model is None else model.weights_id, out, stop_after)
+
+
+@app.command("semantic", epilog=SEMANTIC_EPILOG)
+def semantic(
+    photos: list[Path] = typer.Option(
+        ...,
+        help="A folder, a .txt list of paths or a WebDataset .tar shard. Give photos of another origin as one more: each "
+        "origin is centred on its own.",
+    ),
+    out: Path = OUT,
+    recipe: str = typer.Option("varied", help="Which distortions teach: **varied**, 45 types; or one of `grepq train low`."),
+    settings: list[str] = typer.Option([], "--set", help="Change the recipe: `--set region=256`, `--set chain=1`, ..."),
+    init: str = typer.Option(None, help="Weights whose backbone is used. Default: ImageNet's, of the extra `train`."),
+    penalty: float = typer.Option(2.0, help="Of the ridge regression, for each image and feature."),
+    undistorted: float = typer.Option(1.0, help="Weight of being undistorted, against how slight a distortion is."),
+    about: str = ABOUT,
+    name: str = NAME,
+    epochs: int = typer.Option(1, help="Passes over the photos; each draws other distortions."),
+    steps: int = typer.Option(None, help="Steps, instead of --epochs."),
+    batch: int = typer.Option(4, help="Photos in a step; each comes in 5 versions."),
+    seed: int = typer.Option(0, help="Seed of the distortions and of the order of photos."),
+    precision: str = PRECISION,
+    device: str = DEVICE,
+    workers: int = WORKERS,
+    checkpoint_every: int = CHECKPOINT_EVERY,
+    resume: bool = RESUME,
+    overwrite: bool = OVERWRITE,
+    stop_after: int = STOP_AFTER,
+    tensorboard: bool = TENSORBOARD,
+) -> None:
+    """Teach the semantic pathway what full-reference metrics say of distorted photos.
+
+    The backbone, a network that knows the things of ImageNet, stays as it is; a linear head is fitted in closed form. Needs
+    the extra `train`. Ends with a weights folder that scores photos.
+    """
+    chosen = dict(_pair(setting) for setting in settings)
+    with _told(out):
+        from grepq_metric.training import train_semantic
+
+        model = train_semantic(
+            photos,
+            out,
+            recipe=recipe,
+            settings=chosen,
+            init=init,
+            penalty=penalty,
+            undistorted=undistorted,
+            epochs=epochs,
+            steps=steps,
+            batch=batch,
+            seed=seed,
+            precision=precision,
+            device=device,
+            workers=workers,
             name=name,
             about=about,
             resume=resume,

@@ -1,6 +1,7 @@
-"""Training of both pathways on photos without human scores: `train_low` and `train_high`."""
+"""Training of the pathways on photos without human scores: `train_low`, `train_semantic` and `train_high`."""
 
 from grepq_metric.training.high import train_high
 from grepq_metric.training.low import train_low
+from grepq_metric.training.semantic import train_semantic
 
-__all__ = ["train_high", "train_low"]
+__all__ = ["train_high", "train_low", "train_semantic"]

@@ -6,6 +6,7 @@ import hashlib
 import os
 import tarfile
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,7 +49,8 @@ class PhotoList:
         self._shards: list[Path] = []
         given = [Path(sources)] if isinstance(sources, (str, Path)) else [Path(source) for source in sources]
         self.sources = [source.resolve().name for source in given]
-        digest = hashlib.sha256()
+        self._ends: list[int] = []
+        digest, total = hashlib.sha256(), 0
         with (self._folder / "entries").open("wb") as entries, (self._folder / "names").open("wb") as names:
             for source in given:
                 count = 0
@@ -59,6 +61,8 @@ class PhotoList:
                     count += 1
                 if not count:
                     raise FileNotFoundError(f"no photos in {source}")
+                total += count
+                self._ends.append(total)
         self.sha256 = digest.hexdigest()
         self._map()
 
@@ -105,6 +109,10 @@ class PhotoList:
         start = int(self._entries["name"][i])
         end = int(self._entries["name"][i + 1]) if i + 1 < len(self) else len(self._names)
         return self._names[start : end - 1].tobytes().decode()
+
+    def source(self, i: int) -> int:
+        """Position in `sources` of the one that photo `i` is of."""
+        return bisect_right(self._ends, i)
 
     def read(self, i: int) -> bytes:
         """The file of photo `i`.

@@ -130,11 +130,30 @@ RECIPES = {
         anchors=True,
         order=0.5,
     ),
+    "varied": Recipe(
+        types=(
+            *("gaussian_blur", "lens_blur", "motion_blur", "jpeg", "jpeg2000", "webp", "white_noise", "chroma_noise"),
+            *("impulse_noise", "speckle_noise", "exposure", "contrast", "saturation", "colour_cast", "downsampling"),
+            *("pixelation", "quantisation", "oversharpening", "sensor_noise", "low_light", "smearing", "haze", "gamma"),
+            *("mean_shift", "hue_shift", "chroma_blur", "fringing", "jitter", "lost_blocks", "banding", "zoom_blur"),
+            *("glass_blur", "median_filter", "lost_pixels", "ringing", "aliasing", "halos", "equalisation", "painting"),
+            *("checkerboard", "melting", "recompression"),
+            *("phone_camera", "night_camera", "digital_zoom") * 5,
+        ),
+        types_per_content=2,
+        levels=(1, 2, 3, 4, 5),
+        chain=3,
+        region=320,
+        grid=1,
+        fragment=96,
+        chromatic=True,
+    ),
 }
 """Named recipes. ``paper`` is the paper's. ``broad`` draws 4 of 18 types at 2 of 5 levels, in smaller views. ``wild``, that of
-the packaged weights, draws from 33 types, those of cameras more often, and applies up to 3 to a version; its views are patches
-as the zero-shot score takes them, versions are compared across photos, too, and the distance to undistorted photos is to
-follow FSIM. The names are written out: a new distortion changes none of them."""
+the packaged low-level weights, draws from 33 types, those of cameras more often, and applies up to 3 to a version; its views
+are patches as the zero-shot score takes them, versions are compared across photos, too, and the distance to undistorted photos
+is to follow FSIM. ``varied``, for the semantic pathway, draws from 45 types, also those of processing and of generated
+pictures, in larger regions. The names are written out: a new distortion changes none of them."""
 
 
 def make_recipe(base: str | Recipe = "paper", changes: Mapping[str, object] | None = None) -> Recipe:

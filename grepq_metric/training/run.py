@@ -215,32 +215,44 @@ class Run:
                 bar.update()
 
     def learn(self, loss: Tensor, optimizer: torch.optim.Optimizer, lr: float, **values: float) -> None:
-        """Take a step, record it with `values`, and write a checkpoint when one is due.
+        """Take a step of an optimizer; the log gets `loss`, `lr` and `values`. Errors as in `taking`."""
+        with self.taking("loss", loss, lr=lr, **values):
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+
+    @contextmanager
+    def taking(self, name: str, measured: Tensor, **values: float) -> Iterator[None]:
+        """The ``with`` block takes a step; then it is recorded, and a checkpoint is written when one is due.
+
+        Args:
+            name: of what is measured.
+            measured: scalar; where its mean over the processes is not finite, the block is not entered.
+            values: what else the log gets.
 
         Raises:
-            TrainingError: the mean loss over the processes is not finite; the network is as it was.
+            TrainingError: `measured` is not finite; the state is as it was.
             OSError: the disk is full or the folder can't be written; the last checkpoint is whole.
             Interrupted: this or another process got a signal.
         """
         # All processes stop at one step: they would wait for each other for ever.
-        value, stop = self.world.mean(torch.stack([loss, loss.new_tensor(float(self._signal is not None))])).tolist()
+        signalled = measured.new_tensor(float(self._signal is not None))
+        value, stop = self.world.mean(torch.stack([measured, signalled])).tolist()
         if not math.isfinite(value):
             raise TrainingError(
-                f"the loss is {value} at step {self.step + 1}; {self._kept()}. Try a lower lr, or precision='fp32'"
+                f"the {name} is {value} at step {self.step + 1}; {self._kept()}. Try a lower lr, or precision='fp32'"
             )
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
+        yield
         self.step += 1
-        self._shown = {"loss": f"{value:.4f}"}
+        self._shown = {name: f"{value:.4f}"}
         if self._log is not None:
-            entry = {"step": self.step, "loss": value, "lr": lr, **values, "seconds": round(time.monotonic() - self._began, 2)}
+            entry = {"step": self.step, name: value, **values, "seconds": round(time.monotonic() - self._began, 2)}
             with self._writing():
                 self._log.write(json.dumps(entry) + "\n")
                 if self._board is not None:
-                    for key in ("loss", "lr", *values):
+                    for key in (name, *values):
                         self._board.add_scalar(key, entry[key], self.step)
                 if self.step == self._end or self.step % self.options.checkpoint_every == 0:
                     self._save()
