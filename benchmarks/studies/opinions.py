@@ -33,12 +33,14 @@ class Opinions:
         id: the data set's in the harness: name and a hash of all scores and image files.
         files: the photos by their names in ``labels.csv``.
         mos: ``(N,)`` opinion scores, higher is better.
+        subsets: ``(N,)`` names in the column ``subset``, empty ones where there is none.
     """
 
     name: str
     id: str
     files: dict[str, Path]
     mos: np.ndarray
+    subsets: np.ndarray
 
 
 def read_opinions(folder: Path) -> Opinions:
@@ -51,9 +53,10 @@ def read_opinions(folder: Path) -> Opinions:
     dataset = open_dataset(str(folder / "labels.csv"), folder)
     items = {item.name: item for item in dataset.items}
     with (folder / "labels.csv").open(newline="", encoding="utf-8-sig") as stream:
-        ordered = [items[row["image"]] for row in csv.DictReader(stream)]
-    files = {item.name: item.path for item in ordered}
-    return Opinions(folder.resolve().name, dataset.id, files, np.array([item.mos for item in ordered]))
+        rows = list(csv.DictReader(stream))
+    ordered = [items[row["image"]] for row in rows]
+    files, mos = {item.name: item.path for item in ordered}, np.array([item.mos for item in ordered])
+    return Opinions(folder.resolve().name, dataset.id, files, mos, np.array([row.get("subset", "") for row in rows]))
 
 
 @torch.inference_mode()
