@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from benchmarks.harness.agreement import bootstrap_interval, srcc
 from benchmarks.harness.datasets import open_dataset
+from benchmarks.studies.reporting import Row
 from grepq_metric import GRepQ, read_image
 from grepq_metric.files import whole_file
 
@@ -57,6 +59,17 @@ def read_opinions(folder: Path) -> Opinions:
     ordered = [items[row["image"]] for row in rows]
     files, mos = {item.name: item.path for item in ordered}, np.array([item.mos for item in ordered])
     return Opinions(folder.resolve().name, dataset.id, files, mos, np.array([row.get("subset", "") for row in rows]))
+
+
+def agreement(scores: np.ndarray, opinions: Opinions) -> Row:
+    """SRCC of scores ``(N,)`` with opinions, its bootstrap interval of 95 %, and the SRCC on each subset."""
+    row: Row = {"srcc": srcc(scores, opinions.mos)}
+    if interval := bootstrap_interval(srcc, scores, opinions.mos):
+        row |= dict(zip(("srcc_low", "srcc_high"), interval, strict=True))
+    for subset in filter(None, dict.fromkeys(opinions.subsets.tolist())):
+        own = opinions.subsets == subset
+        row[f"SRCC on {subset}"] = srcc(scores[own], opinions.mos[own])
+    return row
 
 
 @torch.inference_mode()

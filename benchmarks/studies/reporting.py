@@ -135,6 +135,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {' | '.join(header)} |", "|---" * len(header) + "|", *(f"| {' | '.join(cells)} |" for cells in rows)]
 
 
+def srcc_cell(row: Row) -> str:
+    """SRCC of a row and, where it has one, its interval of 95 %."""
+    between = f" ({row['srcc_low']:.3f} to {row['srcc_high']:.3f})" if "srcc_low" in row else ""
+    return f"{row['srcc']:.3f}{between}"
+
+
 def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str] = ()) -> None:
     """Write rows that have the same keys as a CSV file, numbers in full precision.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.harness.agreement import bootstrap_interval, srcc
 from benchmarks.harness.toy import references
-from benchmarks.studies.opinions import Opinions, read_opinions
+from benchmarks.studies.opinions import Opinions, agreement, read_opinions
 from benchmarks.studies.reporting import (
     Report,
     Row,
@@ -32,6 +32,7 @@ from benchmarks.studies.reporting import (
     parse,
     read_report,
     read_rows,
+    srcc_cell,
     study_parser,
     table,
     write_report,
@@ -101,7 +102,7 @@ def heads(sums: Sums, channels: Sequence[int], penalty: float, undistorted: floa
         undistorted: that of the packaged head.
     """
     ends = np.cumsum([0, *(2 * c for c in channels)]).tolist()
-    stages = [torch.arange(start, end) for start, end in zip(ends, ends[1:], strict=False)]
+    stages = [torch.arange(start, end) for start, end in pairwise(ends)]
     found = {
         PACKAGED: sums.fit(penalty, undistorted),
         "taught only whether undistorted": sums.fit(penalty, ALONE),
@@ -145,39 +146,18 @@ def scorers(model: GRepQ, linear: dict[str, Linear]) -> dict[str, Callable[[Tens
 def figures(report: Report, opinions: Opinions, out: Path) -> Report:
     """The report with its figures computed from the scores in `out` and opinion scores."""
     rows = read_rows(out / "opinions.csv", text=("image",))
-    names = [head for head in rows[0] if head != "image"]
-    synthetic = {
-        (r["metric"], r["distortion"]): r["srcc"] for r in summary(read_rows(out / "synthetic.csv", ("photo", "type")))
-    }
-    overall = list(dict.fromkeys(kind for _, kind in synthetic if not _is_type(kind)))
+    synthetic = summary(read_rows(out / "synthetic.csv", text=("photo", "type")))
     found: list[Row] = []
-    for head in names:
+    for head in (name for name in rows[0] if name != "image"):
         scores = np.array([row[head] for row in rows], float)
-        row: Row = {"head": head, "srcc": srcc(scores, opinions.mos)}
-        if interval := bootstrap_interval(srcc, scores, opinions.mos):
-            row |= dict(zip(("srcc_low", "srcc_high"), interval, strict=True))
-        for subset in filter(None, dict.fromkeys(opinions.subsets.tolist())):
-            own = opinions.subsets == subset
-            row[f"srcc {subset}"] = srcc(scores[own], opinions.mos[own])
-        found.append(row | {str(kind): synthetic[head, kind] for kind in overall})
+        found.append({"head": head, **agreement(scores, opinions), **overall(synthetic, head)})
     return replace(report, data={"name": opinions.name, "id": opinions.id, "images": len(rows)}, rows=found)
-
-
-def _is_type(kind: object) -> bool:
-    return not str(kind).startswith(("median of", "lowest of", "SRCC with FSIM"))
 
 
 def markdown(report: Report) -> list[str]:
     """A table of the heads."""
     columns = [key for key in report.rows[0] if key not in ("head", "srcc", "srcc_low", "srcc_high")]
-    cells = (
-        [
-            str(row["head"]),
-            f"{row['srcc']:.3f} ({row['srcc_low']:.3f} to {row['srcc_high']:.3f})",
-            *(f"{row[column]:.3f}" for column in columns),
-        ]
-        for row in report.rows
-    )
+    cells = ([str(row["head"]), srcc_cell(row), *(f"{row[column]:.3f}" for column in columns)] for row in report.rows)
     return table(["head", "SRCC (95 % interval)", *columns], cells)
 
 

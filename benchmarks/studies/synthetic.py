@@ -45,6 +45,9 @@ STUDY = "synthetic"
 FACTS = ("photo", "type", "level", "FSIM")
 """Columns of ``synthetic.csv`` besides the metrics."""
 
+OVERALL = "overall"
+"""Table of the figures over all types."""
+
 Leveled = Callable[[int], "BasicTransform"]
 """A level, 1 to 5 -> a transform of albumentations."""
 
@@ -135,14 +138,19 @@ def summary(rows: list[Row]) -> list[Row]:
     found: list[Row] = []
     for metric in metrics:
         values = {kind: _monotony([row for row in rows if row["type"] == kind], metric) for kind in kinds}
-        overall = {
+        together = {
             f"median of the {len(kinds)} types": float(np.median(list(values.values()))),
             "lowest of the types": min(values.values()),
             f"SRCC with FSIM, {len(pooled)} versions pooled": _correlation(pooled, metric, "FSIM"),
         }
-        for name, part in (("types", values), ("overall", overall)):
+        for name, part in (("types", values), (OVERALL, together)):
             found += [{"table": name, "metric": metric, "distortion": kind, "srcc": value} for kind, value in part.items()]
     return found
+
+
+def overall(rows: list[Row], metric: str) -> Row:
+    """The figures over all types of one metric, of the rows of `summary`, by name."""
+    return {str(row["distortion"]): row["srcc"] for row in rows if row["table"] == OVERALL and row["metric"] == metric}
 
 
 def _monotony(rows: list[Row], metric: str) -> float:
@@ -162,8 +170,8 @@ def markdown(report: Report) -> list[str]:
     metrics = [str(metric) for metric in dict.fromkeys(row["metric"] for row in report.rows)]
     by = {(row["distortion"], row["metric"]): f"{row['srcc']:.2f}" for row in report.rows}
     names = {
-        row["distortion"]: f"**{row['distortion']}**" if row["table"] == "overall" else str(row["distortion"])
-        for row in (*report.table("types"), *report.table("overall"))
+        row["distortion"]: f"**{row['distortion']}**" if row["table"] == OVERALL else str(row["distortion"])
+        for row in (*report.table("types"), *report.table(OVERALL))
     }
     cells = ([name, *(by[kind, metric] for metric in metrics)] for kind, name in names.items())
     return table([f"distortion ({report.data['images']} photos)", *metrics], cells)

@@ -35,6 +35,7 @@ from benchmarks.studies.reporting import (
     parse,
     read_report,
     read_rows,
+    srcc_cell,
     study_parser,
     table,
     write_report,
@@ -81,13 +82,8 @@ def markdown(report: Report) -> list[str]:
     """A table of the metrics."""
     return table(
         ["metric", "SRCC (95 % interval)", "PLCC, no fit"],
-        ([str(row["metric"]), _srcc(row), f"{row['plcc']:.3f}"] for row in report.rows),
+        ([str(row["metric"]), srcc_cell(row), f"{row['plcc']:.3f}"] for row in report.rows),
     )
-
-
-def _srcc(row: Row) -> str:
-    between = f" ({row['srcc_low']:.3f} to {row['srcc_high']:.3f})" if "srcc_low" in row else ""
-    return f"{row['srcc']:.3f}{between}"
 
 
 def measure(weights: str, opinions: Opinions, contents: PhotoList, pristine: PhotoList, out: Path) -> Report:
