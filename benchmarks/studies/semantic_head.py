@@ -38,7 +38,7 @@ from benchmarks.studies.reporting import (
     write_report,
     write_rows,
 )
-from benchmarks.studies.synthetic import measure, summary
+from benchmarks.studies.synthetic import measure, overall, summary
 from grepq_metric import GRepQ, read_image
 from grepq_metric.training.semantic import Sums
 
