@@ -92,14 +92,20 @@ class SemanticPathway(Pathway):
 
     def quality(self, features: Tensor) -> Tensor:
         """Q_S of features: ``(N, C)`` -> ``(N,)`` in (0, 1), higher is better."""
-        return torch.sigmoid(self.head(features).squeeze(1))
+        with torch.autocast(features.device.type, enabled=False):
+            for layer in self.head:
+                if isinstance(layer, nn.Linear):  # in the type of the features, also where the weights are of 16 bits
+                    features = F.linear(features, layer.weight.to(features.dtype), layer.bias.to(features.dtype))
+                else:
+                    features = layer(features)
+            return torch.sigmoid(features.squeeze(1))
 
     def quality_map(self, x: Tensor) -> Tensor:
         """Q_S of each cell of the last stage, judged by its neighbourhood: ``(N, 3, H, W)`` -> ``(N, 1, h, w)`` in (0, 1).
 
         The moments are those of windows of 3 x 3 cells, 96 pixels, where they lie in the image.
         """
-        maps = self.maps(x)
+        maps = [wide(stage) for stage in self.maps(x)]
         size = maps[-1].shape[-2:]
         local = []
         for stage in maps:
@@ -118,9 +124,14 @@ def moments(maps: list[Tensor]) -> Tensor:
     """Mean and standard deviation of maps over the image: ``(N, c, h, w)`` each -> ``(N, 2 * sum of c)``."""
     found = []
     for stage in maps:
-        variance, mean = torch.var_mean(stage, (2, 3), correction=0)
+        variance, mean = torch.var_mean(wide(stage), (2, 3), correction=0)
         found += [mean, variance.clamp_min(SMALLEST_VARIANCE).sqrt()]
     return torch.cat(found, 1)
+
+
+def wide(values: Tensor) -> Tensor:
+    """Values in float32 at least: moments of numbers of 16 bits would be rounded, and their squares overflow."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def backbone(architecture: str) -> nn.Module:
