@@ -44,7 +44,7 @@ def score(
     metric: str = typer.Option(
         None,
         help="**grepq-sem** (default): semantic, how what a photo shows has suffered. **grepq-ll**: low-level, how sharp and "
-        "clean it is. **grepq-lite**: the sum of both. These need no network. **grepq-hl**: high-level, what CLIP, which knows "
+        "clean it is. **grepq-lite**: the sum of both. These need no network. **grepq-hl**: high-level, what CLIP, knowing "
         "pictures and words, thinks of it. **grepq**: low-level and high-level. The latter two download CLIP once, 408 MB.",
     ),
     weights: str = typer.Option(
