@@ -26,7 +26,7 @@ def main() -> None:
     with open("alone.csv", newline="") as stream:
         scores = [float(row["score"]) for row in csv.DictReader(stream)]
     assert len(scores) == len(photos)
-    assert all(0.4 < score < 0.5 for score in scores)
+    assert all(0 < score < 1 for score in scores)
 
     with open("labels.csv", "w", newline="") as stream:
         csv.writer(stream).writerows([("image", "mos"), *zip(photos, range(len(photos)), strict=True)])
@@ -47,7 +47,7 @@ def main() -> None:
     assert x.grad.abs().sum() > 0
     metric = GRepQMetric()
     metric.update(x.detach())
-    assert 0 < metric.compute() <= 0.5
+    assert 0 < metric.compute() < 1
     print("works without pyiqa: score, fit, train, loss, torchmetrics")
 
 

@@ -24,7 +24,7 @@ EXIT = """exit status:
   130  interrupted by Ctrl-C; the same command continues"""
 RUN = """examples:
   python -m benchmarks run --dataset toy --metrics offline --results results
-  python -m benchmarks run --dataset photos/labels.csv --metrics grepq-ll theirs.csv:lower_better=true --results results
+  python -m benchmarks run --dataset photos/labels.csv --metrics grepq-sem theirs.csv:lower_better=true --results results
   python -m benchmarks run --dataset koniq10k --metrics grepq-ll --protocol few-labels full --results results"""
 REPORT = """example:
   python -m benchmarks report --dataset photos/labels.csv --results results --out report

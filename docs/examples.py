@@ -97,7 +97,7 @@ def example_csv() -> str:
 
 @figure(FROM_RUNS)
 def example_pyiqa() -> str:
-    lines = ["import pyiqa", 'metric = pyiqa.create_metric("grepq-ll")', 'round(metric("coffee.png").item(), 4)']
+    lines = ["import pyiqa", 'metric = pyiqa.create_metric("grepq-sem")', 'round(metric("coffee.png").item(), 4)']
     return session(lines)
 
 
@@ -106,7 +106,7 @@ def example_python() -> str:
     return session(
         [
             "from grepq_metric import GRepQ, read_image",
-            'model = GRepQ.from_pretrained("grepq-ll")  # a name, a tag, a folder or user/repo',
+            'model = GRepQ.from_pretrained("grepq-sem")  # a name, a tag, a folder or user/repo',
             'x = read_image("coffee.png").unsqueeze(0)  # (N, 3, H, W) RGB in [0, 1], any size',
             "round(model(x).item(), 4)",
             "tuple(model.features(x).shape)",

@@ -116,8 +116,8 @@ def names() -> str:
     for entry in ENTRIES:
         least, best = entry.score_range
         network = "first use" if entry.clip else "never"
-        joined = " + ".join({"low": "Q_L", "high": "Q_H"}[pathway] for pathway in entry.pathways)
-        pathways = "both" if len(entry.pathways) == 2 else entry.pathways[0]
+        joined = " + ".join({"low": "Q_L", "semantic": "Q_S", "high": "Q_H"}[pathway] for pathway in entry.pathways)
+        pathways = " + ".join(entry.pathways)
         score = f"{joined}, in ({least:g}, {best:g}{']' if entry.pathways == ('low',) else ')'}"
         rows.append([f"`{entry.name}`", f"`{entry.tag}`", pathways, score, network, entry.source])
     return table(["name", "tag", "pathway", "score", "network", "made of"], rows)
@@ -130,6 +130,8 @@ def photo_terms() -> str:
 
 
 SHOWN = {
+    "grepq-sem": "`grepq-sem`",
+    "grepq-lite": "`grepq-lite`",
     "grepq-ll": "`grepq-ll`",
     "untrained": "the same network before training",
     "brisque-package": "BRISQUE (package `brisque`)",

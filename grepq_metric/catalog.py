@@ -6,7 +6,8 @@ says how far scores moved.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,19 @@ class HubFile:
 
 
 @dataclass(frozen=True)
+class Packaged:
+    """Weights in this package.
+
+    Attributes:
+        folder: their folder in the package's ``assets``.
+        sha256: of ``model.safetensors`` in it.
+    """
+
+    folder: str
+    sha256: str
+
+
+@dataclass(frozen=True)
 class Entry:
     """One set of weights that has a name.
 
@@ -38,13 +52,13 @@ class Entry:
         name: as in `GRepQ.from_pretrained` and ``pyiqa.create_metric``.
         tag: name and version, for example ``grepq-ll.8690ed2c``; behind the dot stand the weights' id, and for CLIP the first
             digits of its file's SHA-256.
-        pathways: ``low``, ``high`` or both.
+        pathways: some of ``low``, ``semantic`` and ``high``.
         score_range: least and greatest possible score.
         source: what it is, in a line.
         licence: its terms.
         date: when it was made.
-        folder: its folder in this package's ``assets``; the low-level part of a joined metric.
-        sha256: of ``model.safetensors`` in that folder.
+        packaged: its parts in this package, one for each of the first pathways; they are joined in memory.
+        constants: of a joined metric, in place of those of its parts.
         clip: the CLIP that its high-level part is made of, fetched at first use; None: no network.
     """
 
@@ -55,8 +69,8 @@ class Entry:
     source: str
     licence: str
     date: str
-    folder: str | None = None
-    sha256: str | None = None
+    packaged: tuple[Packaged, ...] = ()
+    constants: Mapping[str, float] = field(default_factory=dict)
     clip: HubFile | None = None
 
 
@@ -71,8 +85,32 @@ CLIP_RN50 = HubFile(
 )
 """OpenAI's CLIP RN50 in open_clip's layout."""
 
-_LOW_SHA256 = "985a7be5747a208310e907bd0bcfab9ca5dd2263ab6923e3a7602dcad1c1236b"
+DEFAULT = "grepq-sem"
+"""Name of the metric that is meant where none is given."""
+_LOW = Packaged("grepq-ll", "985a7be5747a208310e907bd0bcfab9ca5dd2263ab6923e3a7602dcad1c1236b")
+_SEMANTIC = Packaged("grepq-sem", "944ef291222e191205dbb0980532854f44f16dd95b3d02d1903e6d3dff6602f7")
 ENTRIES = (
+    Entry(
+        name="grepq-sem",
+        tag="grepq-sem.ba3d753e",
+        pathways=("semantic",),
+        score_range=(0.0, 1.0),
+        source="EfficientNet-Lite2 of ImageNet and a head trained by this project, in the package",
+        licence="MIT; Apache-2.0 (EfficientNet-Lite2)",
+        date="2026-11-25",
+        packaged=(_SEMANTIC,),
+    ),
+    Entry(
+        name="grepq-lite",
+        tag="grepq-lite.14e4bcf8",
+        pathways=("low", "semantic"),
+        score_range=(0.0, 1.5),
+        source="grepq-ll.8690ed2c joined with grepq-sem.ba3d753e",
+        licence="MIT; Apache-2.0 (EfficientNet-Lite2)",
+        date="2026-11-25",
+        packaged=(_LOW, _SEMANTIC),
+        constants={"distance_scale": 100.0},
+    ),
     Entry(
         name="grepq-ll",
         tag="grepq-ll.8690ed2c",
@@ -81,8 +119,7 @@ ENTRIES = (
         source="low-level encoder trained by this project, in the package",
         licence="MIT",
         date="2026-11-22",
-        folder="grepq-ll",
-        sha256=_LOW_SHA256,
+        packaged=(_LOW,),
     ),
     Entry(
         name="grepq-hl",
@@ -102,9 +139,8 @@ ENTRIES = (
         source="grepq-ll.8690ed2c joined with grepq-hl.da0baa37",
         licence="MIT; MIT (CLIP)",
         date="2026-11-24",
+        packaged=(_LOW,),
         clip=CLIP_RN50,
-        folder="grepq-ll",
-        sha256=_LOW_SHA256,
     ),
 )
 """All tags that this release can load, the newest of each name first."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from grepq_metric import catalog
 from grepq_metric.errors import InputError
 from grepq_metric.inputs import likely_scale, result_type
 from grepq_metric.model import OPTIONS, GRepQ, check_options
@@ -25,15 +26,16 @@ OVERSHOOT = 0.5
 class GRepQLoss(nn.Module):
     """1 - score / best possible score: in [0, 1], 0 is best. A loss term beside a fidelity loss such as L1.
 
-    With the low-level pathway alone it is tanh(d / 200) of the distance d. The weights are frozen and stay in evaluation mode
-    under `train`; gradients flow to the images, but not to what patches of 96 pixels, 48 apart, leave over at the right and
-    the bottom of a crop.
+    With the semantic pathway alone it is 1 - Q_S, with the low-level one tanh(d / 200) of the distance d, and with both
+    1 - (Q_L + Q_S) / 1.5. The weights are frozen and stay in evaluation mode under `train`. Gradients flow to all pixels, but
+    from the low-level pathway not to what patches of 96 pixels, 48 apart, leave over at the right and the bottom of a crop.
 
     Args:
-        weights: as in `GRepQ.from_pretrained`.
+        weights: as in `GRepQ.from_pretrained`; by default ``grepq-sem``.
         reduction: ``mean``, ``sum`` or ``none``.
         patches: take as many patches of each image at most, drawn at random in each call (``torch.manual_seed``), instead of
-            all: quicker, but the distance then varies, and is larger on average, since fewer patches estimate its mean.
+            all: quicker, but the distance then varies, and is larger on average, since fewer patches estimate its mean. For
+            weights with the low-level pathway only.
         loss_weight: the loss is multiplied by it.
         checkpoint: of the low-level pathway, keep the activations of one chunk of patches at a time, and compute them twice:
             memory then grows with the patches, four times the images, and not with what the network makes of them.
@@ -59,7 +61,7 @@ class GRepQLoss(nn.Module):
 
     def __init__(
         self,
-        weights: str | Path = "grepq-ll",
+        weights: str | Path = catalog.DEFAULT,
         *,
         reduction: str = "mean",
         patches: int | None = None,

@@ -30,7 +30,7 @@ from grepq_metric.pathways import (
     image_tower_of,
 )
 from grepq_metric.pathways.base import as_plain
-from grepq_metric.weights import HubOptions, check_name, load_tensors, locate, read_folder, weights_id, write_folder
+from grepq_metric.weights import HubOptions, check_name, load_tensors, read_weights, weights_id, write_folder
 from grepq_metric.weights.card import TEMPLATE, card_facts
 
 PATHWAYS = ("low", "semantic", "high")
@@ -80,7 +80,7 @@ class GRepQ(
     Example:
         >>> import torch
         >>> from grepq_metric import GRepQ
-        >>> model = GRepQ.from_pretrained("grepq-ll")
+        >>> model = GRepQ.from_pretrained("grepq-sem")
         >>> model(torch.rand(2, 3, 128, 160)).shape
         torch.Size([2, 1])
     """
@@ -141,7 +141,7 @@ class GRepQ(
 
     @property
     def best(self) -> float:
-        """Least upper bound of the score: 0.5 of the low-level pathway, 1 of the high-level one, 1.5 of both."""
+        """Least upper bound of the score: the sum of 0.5 of the low-level pathway, 1 of the semantic and 1 of the high one."""
         return sum(pathway.best for pathway in self._joined())
 
     @property
@@ -157,8 +157,8 @@ class GRepQ(
                 mirrored (or, if it is too small for that, its edge repeated) to 96.
 
         Returns:
-            ``(N, 1)``, higher is better: Q_L + Q_H in (0, 1.5); with the low-level pathway alone Q_L in (0, 0.5]; with the
-            high-level pathway alone Q_H in (0, 1).
+            ``(N, 1)``, higher is better, in (0, `best`): the sum of Q_L in (0, 0.5] of the low-level pathway, Q_S in (0, 1)
+            of the semantic one and Q_H in (0, 1) of the high-level one, as far as the weights have them.
 
         Raises:
             InputError: `x` has another shape or type, holds NaN, lies outside of [0, 1] by more than 0.001 (the message names
@@ -170,12 +170,13 @@ class GRepQ(
         """The score and its parts, each ``(N, 1)``, or None where the weights lack the pathway. `x` as for `forward`.
 
         Returns:
-            ``score``: the sum of ``low`` and ``high``, higher is better.
+            ``score``: the sum of ``low``, ``semantic`` and ``high``, higher is better.
             ``low``: Q_L in (0, 0.5].
+            ``semantic``: Q_S in (0, 1).
             ``high``: Q_H in (0, 1).
             ``distance``: of the low-level pathway, d >= 0, lower is better.
         """
-        parts: dict[str, Tensor | None] = dict.fromkeys(("score", "low", "high", "distance"))
+        parts: dict[str, Tensor | None] = dict.fromkeys(("score", *PATHWAYS, "distance"))
         parts.update(self.parts(self.prepare(x)))
         return {key: None if value is None else value.to(result_type(x)).unsqueeze(1) for key, value in parts.items()}
 
@@ -259,6 +260,23 @@ class GRepQ(
             raise InputError(f"{self.name} has no low-level pathway, and so no distance map")
         return self.low.distance_map(self.prepare(x)).to(result_type(x))
 
+    def quality_map(self, x: Tensor) -> Tensor:
+        """Q_S of each place of images. `x` as for `forward`.
+
+        A cell of 32 pixels is judged by its neighbourhood of 3 x 3 cells, as far as they lie in the image, and by what the
+        network sees around them. The mean of the map is not ``components(x)["semantic"]``.
+
+        Returns:
+            ``(N, 1, h, w)`` in (0, 1), higher is better. Element (i, j) belongs to the cell whose top left pixel is at
+            (32 i, 32 j) of the image, or of what it was padded to; cells at the right and the bottom may reach beyond it.
+
+        Raises:
+            InputError: as `forward`, or the weights have no semantic pathway.
+        """
+        if self.semantic is None:
+            raise InputError(f"{self.name} has no semantic pathway, and so no quality map")
+        return self.semantic.quality_map(self.prepare(x)).to(result_type(x))
+
     def train(self, mode: bool = True) -> GRepQ:
         """Stay in evaluation mode: batch statistics would change what a score means. Gradients do not need it."""
         return super().train(False)
@@ -311,16 +329,17 @@ class GRepQ(
         """Load weights.
 
         Args:
-            weights: a built-in name (``grepq-ll``: in this package, no network; ``grepq-hl`` and ``grepq``: CLIP from the
-                Hugging Face Hub), a tag such as ``grepq-ll.8690ed2c``, which means the same values for ever, a folder with
-                ``config.json`` and ``model.safetensors``, such a safetensors file, or a Hub repository ``user/name``.
+            weights: a built-in name (``grepq-sem``, ``grepq-lite`` and ``grepq-ll``: in this package, no network;
+                ``grepq-hl`` and ``grepq``: CLIP from the Hugging Face Hub), a tag such as ``grepq-ll.8690ed2c``, which means
+                the same values for ever, a folder with ``config.json`` and ``model.safetensors``, such a safetensors file,
+                or a Hub repository ``user/name``.
             revision: branch, tag or commit of the Hub repository; for ``grepq-hl`` and ``grepq``, of CLIP's in place of the
                 pinned one.
             token: access token for the Hub; by default what ``hf auth login`` or ``HF_TOKEN`` set.
             cache_dir: folder for downloads; by default the Hub client's.
             force_download: download even what is in the cache.
             local_files_only: use the cache alone.
-            options: override some of `OPTIONS`, for example ``chunk_size=16``, or choose one of two ``pathways``.
+            options: override some of `OPTIONS`, for example ``chunk_size=16``, or choose some of the ``pathways``.
 
         Raises:
             FileNotFoundError: a folder or file is not there.
@@ -329,7 +348,7 @@ class GRepQ(
         """
         check_options(options, OPTIONS)
         hub = HubOptions(revision, token, cache_dir, force_download, local_files_only)
-        config, tensors, file = read_folder(locate(weights, hub))
+        config, tensors, file = read_weights(weights, hub)
         return cls.from_parts(config, tensors, source=file, **options)
 
     @classmethod

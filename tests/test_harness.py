@@ -323,7 +323,7 @@ def test_offline_stands_for_all_metrics_that_fit_and_download_nothing(rated, tmp
     path = write_csv(tmp_path / "plain.csv", ["image", "mos"], plain)
     assert main(["run", "--dataset", str(path), "--results", str(tmp_path / "r"), "--metrics", "offline"]) == 0
     made = {folder.name.rpartition("-")[0] for folder in tmp_path.glob("r/*/*") if folder.is_dir()}
-    assert made == {"grepq-ll", "piqe"}  # no references for PSNR, no score of features; nothing is said of them
+    assert made == {"grepq-sem", "grepq-lite", "grepq-ll", "piqe"}  # no references for PSNR, no score of features; nothing is said of them
     assert capsys.readouterr().err == ""
 
 
@@ -333,7 +333,7 @@ def test_list_names_datasets_and_metrics_and_marks_those_without_a_download(caps
     for word in ("koniq10k", "biq2021", "agiqa-3k", "toy", "lower is better", "split, content"):
         assert word in text
     words = text.split()
-    for name in ("grepq-ll*", "piqe*", "brisque-package*", "psnr*", "grepq", "musiq", "niqe"):
+    for name in ("grepq-sem*", "grepq-lite*", "grepq-ll*", "piqe*", "brisque-package*", "psnr*", "grepq", "musiq", "niqe"):
         assert name in words
 
 

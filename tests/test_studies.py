@@ -132,9 +132,9 @@ def test_the_small_clip_has_the_towers_of_openais():
 
 def test_the_cost_of_subsets_is_that_of_the_loss(photos):
     x = photos["cat"][..., :144, :192]  # 2 x 3 patches
-    assert loss_cost.patches_of(x, GRepQLoss()) == 6
+    assert loss_cost.patches_of(x, GRepQLoss(loss_cost.WEIGHTS)) == 6
     some, every = loss_cost.subsets({"clean": [x]}, counts=(2, 6), draws=3)
-    assert every["loss"] == pytest.approx(GRepQLoss()(x).item(), abs=1e-6)
+    assert every["loss"] == pytest.approx(GRepQLoss(loss_cost.WEIGHTS)(x).item(), abs=1e-6)
     assert [every[key] for key in ("bias", "standard_deviation", "cosine")] == pytest.approx([0, 0, 1], abs=1e-3)
     assert some["standard_deviation"] > 0
     assert some["cosine"] < 1

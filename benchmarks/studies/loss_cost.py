@@ -31,6 +31,8 @@ from benchmarks.studies.reporting import Report, Row, measured, parse, read_repo
 from grepq_metric import GRepQLoss
 
 STUDY = "loss_cost"
+WEIGHTS = "grepq-ll"
+"""Of the loss: those with the pathway that has patches and checkpoints."""
 SHAPE = (4, 3, 512, 512)
 KINDS = ("L1", "LPIPS (AlexNet)", "LPIPS (VGG)", "GRepQ", "GRepQ, checkpoint=False", "GRepQ, patches=16")
 SUBSETS = (4, 8, 16)
@@ -56,8 +58,8 @@ def make(kind: str) -> Loss:
         with patch.object(torchvision.models, name, lambda **_: plain(weights=None)):
             return LPIPS(pretrained=False, pnet_rand=True, net=net).requires_grad_(False)
     if "checkpoint" in kind:
-        return GRepQLoss(checkpoint=False)
-    return GRepQLoss(patches=16) if "patches" in kind else GRepQLoss()
+        return GRepQLoss(WEIGHTS, checkpoint=False)
+    return GRepQLoss(WEIGHTS, patches=16) if "patches" in kind else GRepQLoss(WEIGHTS)
 
 
 def step(kind: str, steps: int) -> dict[str, float]:
@@ -103,11 +105,11 @@ def subsets(images: dict[str, list[torch.Tensor]], counts: Sequence[int] = SUBSE
         draws: of each subset.
     """
     rows: list[Row] = []
-    whole = GRepQLoss()
+    whole = GRepQLoss(WEIGHTS)
     for kind, group in images.items():
         full = [_value_and_gradient(whole, x) for x in group]
         for count in counts:
-            some, bias, spread, cosine = GRepQLoss(patches=count), list[float](), list[float](), list[float]()
+            some, bias, spread, cosine = GRepQLoss(WEIGHTS, patches=count), list[float](), list[float](), list[float]()
             torch.manual_seed(0)
             for x, (value, gradient) in zip(group, full, strict=True):
                 drawn = [_value_and_gradient(some, x) for _ in range(draws)]
@@ -158,7 +160,7 @@ def markdown(report: Report) -> list[str]:
 
 def measure(steps: int) -> Report:
     """Measure everything."""
-    images, loss = versions(), GRepQLoss()
+    images, loss = versions(), GRepQLoss(WEIGHTS)
     count = len(images["clean"])
     notes = [
         f"Subsets: means over {count} photos of {SIDE}x{SIDE}, {patches_of(images['clean'][0], loss)} patches each, and "

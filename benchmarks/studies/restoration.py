@@ -41,6 +41,8 @@ SIDE = 256
 HELD_OUT = 12
 PHOTOS = 240
 BASE_LR, LR = 1e-3, 2e-4
+WEIGHTS = "grepq-ll"
+"""Of the loss."""
 MAIN = {"GRepQ": 0.03, "TV": 0.01}
 """Weights of the runs of all seeds; `SWEEP` are those of the first seed alone."""
 SWEEP = {"GRepQ": (0.01, 0.1, 0.3, 1.0), "TV": (0.003, 0.03, 0.1)}
@@ -231,7 +233,7 @@ class Runs:
 def run(runs: Runs, photos: torch.Tensor, pairs: Pairs, seeds: int) -> dict[str, torch.nn.Module]:
     """Train and measure what is not there yet; networks of the first seed, by loss."""
     metrics = {name: open_metric(name) for name in METRICS}
-    grepq, shown = GRepQLoss(), dict[str, torch.nn.Module]()
+    grepq, shown = GRepQLoss(WEIGHTS), dict[str, torch.nn.Module]()
     done = {(row["loss"], row["seed"]) for row in runs.rows}
     settings = runs.settings
     for place, name in enumerate(REFERENCES):
@@ -325,7 +327,7 @@ def picture(path: Path, columns: dict[str, torch.Tensor]) -> None:
 def settings_of(listed: PhotoList, base_steps: int, steps: int, batch: int) -> dict:
     """What the results of a run depend on."""
     facts = {"base_steps": base_steps, "steps": steps, "batch": batch, "photos": listed.identity()["photos_sha256"]}
-    facts |= {"weights": GRepQLoss().model.weights_id, "sigma": SIGMA, "crop": CROP, "side": SIDE}
+    facts |= {"weights": GRepQLoss(WEIGHTS).model.weights_id, "sigma": SIGMA, "crop": CROP, "side": SIDE}
     return facts | {"count": PHOTOS, "held_out": HELD_OUT, "lr": [BASE_LR, LR]}
 
 

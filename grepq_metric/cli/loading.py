@@ -20,4 +20,4 @@ def load_model(metric: str | None, weights: str | None, device: str | None) -> G
     where = usable_device(device)
     if entry is not None and weights is not None:
         return GRepQ.from_pretrained(weights, pathways=entry.pathways).to(where)
-    return GRepQ.from_pretrained(weights if weights is not None else metric or "grepq-ll").to(where)
+    return GRepQ.from_pretrained(weights if weights is not None else metric or catalog.DEFAULT).to(where)

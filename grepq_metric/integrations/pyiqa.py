@@ -1,4 +1,4 @@
-"""GRepQ as a pyiqa metric: ``pyiqa.create_metric("grepq-ll")``."""
+"""GRepQ as a pyiqa metric: ``pyiqa.create_metric("grepq-sem")``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from grepq_metric import catalog
 from grepq_metric.errors import InputError
 from grepq_metric.heads import GRepQRegressor
 from grepq_metric.loss import GRepQLoss
@@ -14,10 +15,10 @@ from grepq_metric.model import OPTIONS, GRepQ, check_options
 
 
 class GRepQArch(nn.Module):
-    """The architecture that pyiqa builds for the metrics ``grepq``, ``grepq-hl``, ``grepq-ll`` and ``grepq-mos``.
+    """The architecture that pyiqa builds for the built-in names of weights, such as ``grepq-sem``, and for ``grepq-mos``.
 
     Args:
-        weights: as in `GRepQ.from_pretrained`.
+        weights: as in `GRepQ.from_pretrained`; by default ``grepq-sem``.
         head: of ``grepq-mos``, and of it alone: a head of `grepq fit`; the score is the MOS that it predicts.
         predicts_mos: set by the record of ``grepq-mos``.
         options: as in `GRepQ.from_pretrained`. The metric's record sets ``pathways``, so that other weights must have them.
@@ -29,7 +30,7 @@ class GRepQArch(nn.Module):
 
     def __init__(
         self,
-        weights: str | Path = "grepq-ll",
+        weights: str | Path = catalog.DEFAULT,
         head: str | Path | None = None,
         predicts_mos: bool = False,
         **options: Any,

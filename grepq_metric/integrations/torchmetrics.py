@@ -15,6 +15,7 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError('GRepQMetric needs torchmetrics: pip install "grepq-metric[torchmetrics]"') from error
 
+from grepq_metric import catalog
 from grepq_metric.errors import InputError
 from grepq_metric.inputs import check_data_range, scaled
 from grepq_metric.model import GRepQ
@@ -24,7 +25,7 @@ class GRepQMetric(Metric):
     """Mean zero-shot score of images over all updates and processes; or, with ``reduction="none"``, the score of each.
 
     Args:
-        weights: as in `GRepQ.from_pretrained`.
+        weights: as in `GRepQ.from_pretrained`; by default ``grepq-sem``.
         data_range: largest value of the images: 1 or 255; integer images are taken, too.
         reduction: ``mean`` or ``none``.
         kwargs: of `torchmetrics.Metric`, for example ``sync_on_compute``.
@@ -51,7 +52,7 @@ class GRepQMetric(Metric):
     plot_upper_bound = None
 
     def __init__(
-        self, weights: str | Path = "grepq-ll", data_range: float = 1.0, reduction: str = "mean", **kwargs: Any
+        self, weights: str | Path = catalog.DEFAULT, data_range: float = 1.0, reduction: str = "mean", **kwargs: Any
     ) -> None:
         super().__init__(**kwargs)
         if reduction not in ("mean", "none"):

@@ -20,7 +20,7 @@ class Pathway(nn.Module, ABC):
     Its constants are a frozen dataclass, so that nothing that changes a score can change without the id of the weights.
 
     Attributes:
-        name: ``low`` or ``high``; the key of its quality among the parts of a score.
+        name: ``low``, ``semantic`` or ``high``; the key of its quality among the parts of a score.
         best: least upper bound of its quality.
     """
 

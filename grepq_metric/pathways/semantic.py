@@ -6,7 +6,7 @@ Not in the paper. It stands in where the high-level pathway can't be had: no CLI
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -69,14 +69,11 @@ class SemanticPathway(Pathway):
     def __init__(self, config: SemanticConfig | None = None) -> None:
         super().__init__(config or SemanticConfig())
         self.backbone = backbone(self.config.architecture)
-        width = 2 * sum(self.backbone.feature_info.channels())
-        hidden = self.config.hidden
-        self.head = (
-            nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
-            if hidden
-            else nn.Sequential(nn.Linear(width, 1))
-        )
-        nn.init.constant_(self.head[-1].bias, torch.nan)  # until weights are loaded
+        stages: Any = self.backbone.feature_info
+        width, hidden = 2 * sum(stages.channels()), self.config.hidden
+        last = nn.Linear(hidden or width, 1)
+        nn.init.constant_(last.bias, torch.nan)  # until weights are loaded
+        self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), last) if hidden else nn.Sequential(last)
 
     def parts(self, x: Tensor, *, patches: int | None = None, checkpoint: bool = True) -> dict[str, Tensor]:
         """``quality`` of images, ``(N,)``, see `Pathway.parts`; this pathway has no patches and keeps all activations."""
@@ -92,25 +89,31 @@ class SemanticPathway(Pathway):
 
     def quality(self, features: Tensor) -> Tensor:
         """Q_S of features: ``(N, C)`` -> ``(N,)`` in (0, 1), higher is better."""
-        return torch.sigmoid(self.head(features).squeeze(1))
+        with torch.autocast(features.device.type, enabled=False):
+            for layer in self.head:
+                if isinstance(layer, nn.Linear):  # in the type of the features, also where the weights are of 16 bits
+                    features = F.linear(features, layer.weight.to(features.dtype), layer.bias.to(features.dtype))
+                else:
+                    features = layer(features)
+            return torch.sigmoid(features.squeeze(1))
 
     def quality_map(self, x: Tensor) -> Tensor:
         """Q_S of each cell of the last stage, judged by its neighbourhood: ``(N, 3, H, W)`` -> ``(N, 1, h, w)`` in (0, 1).
 
         The moments are those of windows of 3 x 3 cells, 96 pixels, where they lie in the image.
         """
-        maps = self.maps(x)
-        size = maps[-1].shape[-2:]
+        maps = [wide(stage) for stage in self.maps(x)]
+        rows, columns = maps[-1].shape[-2:]
         local = []
         for stage in maps:
-            means, squares = (_windows(F.adaptive_avg_pool2d(value, size)) for value in (stage, stage.square()))
+            means, squares = (_windows(F.adaptive_avg_pool2d(value, (rows, columns))) for value in (stage, stage.square()))
             local += [means, (squares - means.square()).clamp_min(SMALLEST_VARIANCE).sqrt()]
         joined = torch.cat(local, 1)
-        return self.quality(joined.permute(0, 2, 3, 1).flatten(0, 2)).view(len(x), 1, *size)
+        return self.quality(joined.permute(0, 2, 3, 1).flatten(0, 2)).view(len(x), 1, rows, columns)
 
     def check(self) -> None:
         """See `Pathway.check`: the head has values."""
-        if self.head[-1].bias.isnan().any():
+        if any(bool(value.isnan().any()) for value in self.head.parameters()):
             raise InputError("the model has no weights: load some with GRepQ.from_pretrained")
 
 
@@ -118,9 +121,14 @@ def moments(maps: list[Tensor]) -> Tensor:
     """Mean and standard deviation of maps over the image: ``(N, c, h, w)`` each -> ``(N, 2 * sum of c)``."""
     found = []
     for stage in maps:
-        variance, mean = torch.var_mean(stage, (2, 3), correction=0)
+        variance, mean = torch.var_mean(wide(stage), (2, 3), correction=0)
         found += [mean, variance.clamp_min(SMALLEST_VARIANCE).sqrt()]
     return torch.cat(found, 1)
+
+
+def wide(values: Tensor) -> Tensor:
+    """Values in float32 at least: moments of numbers of 16 bits would be rounded, and their squares overflow."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def backbone(architecture: str) -> nn.Module:
@@ -134,7 +142,7 @@ def backbone(architecture: str) -> nn.Module:
 
     if architecture not in timm.list_models(architecture):
         raise InputError(f"unknown architecture {architecture!r}, expected one that timm.list_models() names")
-    network = timm.create_model(architecture, pretrained=False, features_only=True)
+    network: Any = timm.create_model(architecture, pretrained=False, features_only=True)
     if network.feature_info.reduction() != [2, 4, 8, 16, CELL]:
         raise InputError(f"{architecture} has stages of strides {network.feature_info.reduction()}, expected 2 to {CELL}")
     return network

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -34,7 +35,7 @@ def weights_id(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Name of the weights and a hash of their values (as float32) and of the constants that enter a score.
 
     Args:
-        config: the content of ``config.json``, with all of `CONSTANTS`.
+        config: the content of ``config.json``, with all of `CONSTANTS`, and ``semantic`` where there is that pathway.
         tensors: the state dict of the whole model.
 
     Returns:
@@ -43,6 +44,8 @@ def weights_id(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for key in CONSTANTS:
         digest.update(f"{key}={_digits(config[key])};".encode())
+    if "semantic" in config:  # two networks with the same tensors may differ in what they do with them
+        digest.update(f"semantic={json.dumps(config['semantic'], sort_keys=True)};".encode())
     for key, value in sorted(tensors.items()):
         if value.is_floating_point():
             digest.update(key.encode())

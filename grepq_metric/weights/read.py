@@ -1,34 +1,40 @@
-"""Where weights are: built-in names, folders, the Hub, and what is assembled from CLIP."""
+"""What weights hold, wherever they are: built-in names, folders, the Hub, and what is assembled from CLIP."""
 
 from __future__ import annotations
 
 import difflib
 import hashlib
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+from torch import Tensor
 
 from grepq_metric import catalog
 from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.files import sha256
+from grepq_metric.pathways import LowLevelConfig
 from grepq_metric.weights import card
 from grepq_metric.weights.clip import high_level_tensors
 from grepq_metric.weights.folder import CONFIG, TENSORS, read_config, read_folder, write_folder
 from grepq_metric.weights.hub import REPOSITORY, HubOptions, fetch, remove_from_cache
-from grepq_metric.weights.identity import CONSTANTS, weights_id
+from grepq_metric.weights.identity import weights_id
 from grepq_metric.weights.tensors import read_tensors
 
 LOGIT_SCALE = 10.0
 """Of the high-level pathway that is assembled from CLIP (method, section 2)."""
 
 
-def locate(weights: str | Path, hub: HubOptions) -> Path:
-    """The folder or safetensors file of `weights`, downloaded and assembled where needed. Errors as in `from_pretrained`."""
+def read_weights(weights: str | Path, hub: HubOptions) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+    """Find and read weights, downloaded and assembled where needed. Errors as in `from_pretrained`.
+
+    Returns:
+        The config, the tensors by name, and the file that they are from; of several files, the first.
+    """
     if not isinstance(weights, (str, Path)) or not str(weights).strip():
         raise InputError(f"expected the name, folder or Hub repository of weights, got {weights!r}")
     name = str(weights)
@@ -36,8 +42,18 @@ def locate(weights: str | Path, hub: HubOptions) -> Path:
     if entry is not None:
         if hub.revision is not None and (entry.clip is None or name == entry.tag):
             raise InputError(f"{name} has one revision for ever, expected no revision, got {hub.revision!r}")
-        return packaged_folder(entry.name) if entry.clip is None else _assembled(entry, entry.clip, hub)
-    path = Path(weights).expanduser()
+        return _joined(entry) if entry.clip is None else read_folder(_assembled(entry, entry.clip, hub))
+    return read_folder(_located(weights, hub))
+
+
+def packaged_folder(name: str) -> Path:
+    """A folder of weights inside this package."""
+    return Path(str(files("grepq_metric") / "assets" / name))
+
+
+def _located(weights: str | Path, hub: HubOptions) -> Path:
+    """The folder or safetensors file of weights that have no built-in name, downloaded where needed."""
+    name, path = str(weights), Path(weights).expanduser()
     if path.exists():
         return path
     if isinstance(weights, Path) or path.suffix == ".safetensors" or name.startswith((".", "/", "~")):
@@ -54,11 +70,6 @@ def locate(weights: str | Path, hub: HubOptions) -> Path:
     return fetch(name, TENSORS, replace(hub, revision=config.parent.name))
 
 
-def packaged_folder(name: str = "grepq-ll") -> Path:
-    """The folder of weights inside this package."""
-    return Path(str(files("grepq_metric") / "assets" / name))
-
-
 def _unknown(name: str) -> str:
     tags = [entry.tag for entry in catalog.ENTRIES]
     if name.rpartition(".")[0] in catalog.names():
@@ -71,13 +82,29 @@ def _unknown(name: str) -> str:
     )
 
 
+def _joined(entry: catalog.Entry) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+    """The packaged parts of an entry as one: its constants, else those of its first part. Returns as `read_weights`."""
+    found = [read_folder(packaged_folder(part.folder)) for part in entry.packaged]
+    if len(entry.pathways) == 1:
+        return found[0]
+    config: dict[str, Any] = {}
+    tensors: dict[str, Tensor] = {}
+    for part, values, _ in reversed(found):
+        config |= part
+        tensors |= values
+    config |= entry.constants
+    provenance = {pathway: part["provenance"] for pathway, (part, _, _) in zip(entry.pathways, found, strict=False)}
+    config |= {"pathways": list(entry.pathways), "name": entry.name, "provenance": provenance}
+    return config, tensors, found[0][2]
+
+
 def _assembled(entry: catalog.Entry, clip: catalog.HubFile, hub: HubOptions) -> Path:
-    """Join CLIP from the Hub with packaged low-level weights in a folder of the Hub's cache, once.
+    """Join CLIP from the Hub with packaged weights in a folder of the Hub's cache, once.
 
     What the catalog pins is known by its hashes: once it is assembled, neither the Hub is asked nor the file hashed again.
     """
     what = f"{clip.name} of {clip.repository}"
-    sources = {} if entry.sha256 is None else {"low_sha256": entry.sha256}
+    sources = {f"{pathway}_sha256": part.sha256 for pathway, part in zip(entry.pathways, entry.packaged, strict=False)}
     file = None
     if hub.revision is not None:
         file = fetch(clip.repository, clip.name, hub)
@@ -103,12 +130,13 @@ def _assemble(entry: catalog.Entry, file: Path, what: str, sources: dict[str, st
         **sources,
         "assembled": datetime.now(timezone.utc).date().isoformat(),
     }
-    config, tensors, _ = read_folder(packaged_folder(entry.folder or "grepq-ll"))
-    config = {key: config[key] for key in CONSTANTS} | {"chunk_size": config["chunk_size"], "logit_scale": LOGIT_SCALE}
-    if entry.folder is None:
-        tensors = {}
-    else:
-        provenance["low"] = read_config(packaged_folder(entry.folder) / CONFIG)["provenance"]
+    config: dict[str, Any] = asdict(LowLevelConfig())
+    tensors: dict[str, Tensor] = {}
+    if entry.packaged:
+        joined, tensors, _ = _joined(entry)
+        config |= joined
+        provenance |= joined["provenance"]
+    config |= {"logit_scale": LOGIT_SCALE}
     high = high_level_tensors(read_tensors(file), what)
     tensors = {
         **tensors,
