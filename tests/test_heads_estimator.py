@@ -11,7 +11,7 @@ from grepq_metric.heads.evaluation import held_out
 from grepq_metric.heads.ridge import ALPHAS, RidgeHead
 
 
-@parametrize_with_checks([RidgeHead(), RidgeHead(alpha=1.0)])
+@parametrize_with_checks([RidgeHead(), RidgeHead(alpha=1.0), RidgeHead(score=True)])
 def test_the_ridge_head_passes_every_check_of_scikit_learn(estimator, check):
     check(estimator)
 
