@@ -256,15 +256,14 @@ class GRepQ(
 
         Args:
             kind: some of `FEATURE_KINDS` joined by ``+``, for example ``semantic+patches``; None: what predicts opinion
-                scores best, by ``python -m benchmarks.studies.few_labels``: ``semantic``, or ``patches`` without a semantic
-                pathway, or ``clip``.
+                scores best, by ``python -m benchmarks.studies.few_labels``: all that there is of ``clip``, ``semantic`` and
+                ``patches``.
 
         Raises:
             InputError: a name is unknown or given twice, or needs a pathway that the weights lack.
         """
         if kind is None:
-            best = {"semantic": "semantic", "low": "patches", "high": "clip"}
-            kind = next(name for pathway, name in best.items() if pathway in self.pathways)
+            kind = "+".join(pathway.kinds[0] for pathway in self._joined())
         names = kind.split("+")
         if len(set(names)) < len(names) or not set(names) <= set(FEATURE_KINDS):
             raise InputError(f"unknown kind of features {kind!r}, expected some of {', '.join(FEATURE_KINDS)} joined by +")

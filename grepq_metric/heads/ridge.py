@@ -43,7 +43,7 @@ class RidgeHead(RegressorMixin, BaseEstimator):
             coefficient of a block of width c is penalised by alpha sqrt(c) S, with S the sum of the square roots of all
             widths: with a single block, by alpha C.
         blocks: widths of the blocks of features, in order, without the score; None: one block. See `GRepQ.feature_blocks`.
-        score: whether the first feature is a score that rises with the values. It is not penalised, and its slope, for
+        scored: whether the first feature is a score that rises with the values. It is not penalised, and its slope, for
             standardised values and scores, is at least 0.1.
 
     Attributes:
@@ -67,10 +67,10 @@ class RidgeHead(RegressorMixin, BaseEstimator):
         ((3,), (3, 2))
     """
 
-    def __init__(self, alpha: float | str = "cv", blocks: Sequence[int] | None = None, score: bool = False) -> None:
+    def __init__(self, alpha: float | str = "cv", blocks: Sequence[int] | None = None, scored: bool = False) -> None:
         self.alpha = alpha
         self.blocks = blocks
-        self.score = score
+        self.scored = scored
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> RidgeHead:  # noqa: N803
         """Fit to values.
@@ -92,7 +92,7 @@ class RidgeHead(RegressorMixin, BaseEstimator):
         values = values.astype(np.float64)
         widths = self._widths(x.shape[1])
         x, values, w = _distinct(x, values, _weights(sample_weight, len(x)))
-        if self.score and len(x) < LEAST_SAMPLES:
+        if self.scored and len(x) < LEAST_SAMPLES:
             raise InputError(f"with a score, expected {LEAST_SAMPLES} different samples or more, got {len(x)}")
         with np.errstate(all="ignore"):  # what overflows is refused
             if not (np.isfinite(x.var(0)).all() and np.isfinite(values @ values)):
@@ -161,7 +161,7 @@ class RidgeHead(RegressorMixin, BaseEstimator):
 
     @classmethod
     def from_arrays(
-        cls, arrays: Mapping[str, np.ndarray], alpha: float, blocks: Sequence[int] | None = None, score: bool = False
+        cls, arrays: Mapping[str, np.ndarray], alpha: float, blocks: Sequence[int] | None = None, scored: bool = False
     ) -> RidgeHead:
         """A fitted head from the arrays of another one and its settings.
 
@@ -181,7 +181,7 @@ class RidgeHead(RegressorMixin, BaseEstimator):
                 raise InputError(f"{name!r} holds values that are not finite")
         if arrays["scale"].min() <= 0:
             raise InputError(f"'scale' holds {arrays['scale'].min():g}, expected positive values")
-        head = cls(alpha or "cv", blocks, score)
+        head = cls(alpha or "cv", blocks, scored)
         head.alpha_, head.coef_, head.intercept_ = alpha, arrays["coef"], float(arrays["intercept"][0])
         head.mean_, head.scale_ = arrays["mean"], arrays["scale"]
         head.residuals_, head.influence_ = arrays["residuals"], arrays["influence"]
@@ -194,12 +194,12 @@ class RidgeHead(RegressorMixin, BaseEstimator):
 
     def _widths(self, count: int) -> list[int]:
         """Widths of the blocks of features that are penalised, of so many features in all."""
-        penalised = count - bool(self.score)
+        penalised = count - bool(self.scored)
         if self.blocks is None:
             return [penalised] if penalised else []
         widths = list(self.blocks)
         if not all(_is_number(width) and width == int(width) > 0 for width in widths) or sum(widths) != penalised:
-            score = " beside the score" if self.score else ""
+            score = " beside the score" if self.scored else ""
             raise InputError(f"blocks must be widths whose sum is the number of features{score}, {penalised}, got {widths}")
         return [int(width) for width in widths]
 
@@ -208,10 +208,10 @@ class RidgeHead(RegressorMixin, BaseEstimator):
         z = scaler.transform(x)
         roots = np.sqrt(widths)
         factor = np.repeat(1 / np.sqrt(roots * roots.sum()), widths)
-        ones, features = np.ones((len(z), 1)), z[:, bool(self.score) :] * factor
+        ones, features = np.ones((len(z), 1)), z[:, bool(self.scored) :] * factor
         held, least = _Ridge(ones, features, w), 0.0
         free = held
-        if self.score:
+        if self.scored:
             least = LEAST_SLOPE * float(np.sqrt(np.average((y - np.average(y, weights=w)) ** 2, weights=w)))
             if z[:, 0].any():
                 free = _Ridge(np.hstack([ones, z[:, :1]]), features, w)
@@ -232,7 +232,7 @@ class RidgeHead(RegressorMixin, BaseEstimator):
         ridge, values, slope = solved(self.alpha_)
         fitted = ridge.coefficients(values, self.alpha_)
         self.intercept_ = float(fitted[0])
-        line = [] if not self.score else [slope if ridge is held else fitted[1]]
+        line = [] if not self.scored else [slope if ridge is held else fitted[1]]
         self.coef_ = np.concatenate([line, fitted[ridge.unpenalised :] * factor])
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
         self.residuals_ = ridge.residuals(values, self.alpha_)

@@ -24,7 +24,8 @@ class Pathway(nn.Module, ABC):
     Attributes:
         name: ``low``, ``semantic`` or ``high``; the key of its quality among the parts of a score.
         best: least upper bound of its quality.
-        kinds: of features that it gives, some of `FEATURE_KINDS`; beside them, all give their part of the score.
+        kinds: of features that it gives, some of `FEATURE_KINDS`, the best first; beside them, all give their part of the
+            score.
     """
 
     name: ClassVar[str]

@@ -89,7 +89,9 @@ class SemanticPathway(Pathway):
         if not {"semantic", "score"}.intersection(kinds):
             return {}
         found = moments(self.maps(x))
-        return ({"semantic": found} if "semantic" in kinds else {}) | ({"score": self.quality(found)} if "score" in kinds else {})
+        return ({"semantic": found} if "semantic" in kinds else {}) | (
+            {"score": self.quality(found)} if "score" in kinds else {}
+        )
 
     def feature_blocks(self, kind: str) -> tuple[int, ...]:
         """See `Pathway.feature_blocks`: one of each stage."""
