@@ -27,8 +27,8 @@ class GRepQLoss(nn.Module):
     """1 - score / best possible score: in [0, 1], 0 is best. A loss term beside a fidelity loss such as L1.
 
     With the semantic pathway alone it is 1 - Q_S, with the low-level one tanh(d / 200) of the distance d, and with both
-    1 - (Q_L + Q_S) / 1.5. The weights are frozen and stay in evaluation mode under `train`. Gradients flow to all pixels; those
-    of the low-level pathway do not reach what patches of 96 pixels, 48 apart, leave over at the right and the bottom of a crop.
+    1 - (Q_L + Q_S) / 1.5. The weights are frozen and stay in evaluation mode under `train`. Gradients flow to all pixels, but
+    from the low-level pathway not to what patches of 96 pixels, 48 apart, leave over at the right and the bottom of a crop.
 
     Args:
         weights: as in `GRepQ.from_pretrained`; by default ``grepq-sem``.

@@ -46,8 +46,7 @@ def hub(pytestconfig):
     pytestconfig.hub.reset()
 
 
-@pytest.fixture(scope="session")
-def photos():
+def real_photos():
     """Real photos of different sizes as ``(1, 3, H, W)``, by name; scikit-image ships them."""
     import skimage.data
     import torch
@@ -61,6 +60,12 @@ def photos():
         "stereo": skimage.data.stereo_motorcycle()[0][200:296, 300:396],
     }
     return {k: torch.from_numpy(v.copy()).permute(2, 0, 1).unsqueeze(0).float() / 255 for k, v in crops.items()}
+
+
+@pytest.fixture(scope="session")
+def photos():
+    """See `real_photos`."""
+    return real_photos()
 
 
 @pytest.fixture(scope="session")

@@ -15,16 +15,16 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from grepq_metric import GRepQ
-    from grepq_metric.pathways import LowLevelPathway
+    from grepq_metric.pathways import LowLevelPathway, SemanticPathway
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-def batch_norm(x: Tensor, w: Mapping[str, Tensor], name: str) -> Tensor:
+def batch_norm(x: Tensor, w: Mapping[str, Tensor], name: str, eps: float = 1e-5) -> Tensor:
     """Batch normalisation with running statistics."""
     shape = (1, -1, 1, 1)
-    scale = w[f"{name}.weight"] / torch.sqrt(w[f"{name}.running_var"] + 1e-5)
+    scale = w[f"{name}.weight"] / torch.sqrt(w[f"{name}.running_var"] + eps)
     return (x - w[f"{name}.running_mean"].view(shape)) * scale.view(shape) + w[f"{name}.bias"].view(shape)
 
 
@@ -75,7 +75,7 @@ def reference_distance(image: Tensor, w: Mapping[str, Tensor], mean_p: Tensor, c
 def reference_low(low: LowLevelPathway, image: Tensor) -> tuple[Tensor, Tensor]:
     """Distance and Q_L of one image from the formulas, in float64, with the values of a pathway."""
     d = reference_distance(image.double(), encoder_values(low), low.pristine_mean, low.pristine_cov)
-    return d, 1 - 1 / (1 + torch.exp(-d / 100))
+    return d, 1 - 1 / (1 + torch.exp(-d / low.config.distance_scale))
 
 
 def reference_clip(image: Tensor, w: Mapping[str, Tensor]) -> Tensor:
@@ -105,8 +105,72 @@ def reference_clip(image: Tensor, w: Mapping[str, Tensor]) -> Tensor:
     return torch.cat(heads) @ w["attnpool.c_proj.weight"].T + w["attnpool.c_proj.bias"]
 
 
+EFFICIENTNET_LITE = ((1, 1), (6, 2), (6, 2), (6, 2), (6, 1), (6, 2), (6, 1))
+"""Of each group of blocks: by how much it widens its input, and the stride of its first block."""
+STAGE_ENDS = (0, 1, 2, 4, 6)
+"""Groups after which the resolution is halved, or the network ends."""
+
+
+def same_convolution(x: Tensor, weight: Tensor, stride: int = 1, groups: int = 1) -> Tensor:
+    """A convolution with TensorFlow's padding: ceil(side / stride) outputs, and the odd pixel at the right and the bottom."""
+    kernel, padding = weight.shape[-1], []
+    for side in (x.shape[3], x.shape[2]):
+        total = max((math.ceil(side / stride) - 1) * stride + kernel - side, 0)
+        padding += [total // 2, total - total // 2]
+    return F.conv2d(F.pad(x, padding), weight, stride=stride, groups=groups)
+
+
+def reference_maps(image: Tensor, w: Mapping[str, Tensor]) -> list[Tensor]:
+    """Maps of EfficientNet-Lite (Tan and Le's blocks, ReLU6, no squeeze-and-excitation) at the end of each stage."""
+
+    def norm(x: Tensor, name: str, active: bool = True) -> Tensor:
+        x = batch_norm(x, w, name, eps=1e-3)
+        return x.clamp(0, 6) if active else x
+
+    x = norm(same_convolution((image - 0.5) / 0.5, w["conv_stem.weight"], 2), "bn1")
+    maps = []
+    for group, (widening, stride) in enumerate(EFFICIENTNET_LITE):
+        for block in range(len({k.split(".")[2] for k in w if k.startswith(f"blocks.{group}.")})):
+            name, step, y, number = f"blocks.{group}.{block}", stride if block == 0 else 1, x, 1
+            if widening > 1:
+                y = norm(F.conv2d(y, w[f"{name}.conv_pw.weight"]), f"{name}.bn1")
+                number = 2
+            y = norm(same_convolution(y, w[f"{name}.conv_dw.weight"], step, groups=y.shape[1]), f"{name}.bn{number}")
+            last = w[f"{name}.conv_pwl.weight" if widening > 1 else f"{name}.conv_pw.weight"]
+            y = norm(F.conv2d(y, last), f"{name}.bn{number + 1}", active=False)
+            x = x + y if step == 1 and x.shape == y.shape else y
+        if group in STAGE_ENDS:
+            maps.append(x)
+    return maps
+
+
+def reference_moments(image: Tensor, semantic: SemanticPathway) -> Tensor:
+    """Mean and standard deviation of each map of one image, with the values of a pathway, in float64: ``(C,)``."""
+    w = {k: v.double() for k, v in semantic.backbone.state_dict().items()}
+    numbers = [x[0].flatten(1) for x in reference_maps(image.double(), w)]
+    return torch.cat([part for x in numbers for part in (x.mean(1), x.var(1, correction=0).clamp_min(1e-10).sqrt())])
+
+
+def reference_semantic(semantic: SemanticPathway, image: Tensor) -> Tensor:
+    """Q_S of one image from the formulas, in float64, with the values of a pathway whose head is linear."""
+    w = {k: v.double() for k, v in semantic.head.state_dict().items()}
+    assert set(w) == {"0.weight", "0.bias"}
+    return 1 / (1 + torch.exp(-(w["0.weight"][0] @ reference_moments(image, semantic) + w["0.bias"][0])))
+
+
+def reference_score(model: GRepQ, image: Tensor) -> Tensor:
+    """The score of one image from the formulas: the sum of what its pathways give, without the high-level one."""
+    assert model.high is None
+    score = torch.zeros((), dtype=torch.float64)
+    if model.low is not None:
+        score = score + reference_low(model.low, image)[1]
+    if model.semantic is not None:
+        score = score + reference_semantic(model.semantic, image)
+    return score
+
+
 def reference(model: GRepQ, image: Tensor) -> dict[str, Tensor]:
-    """All numbers of one image from the formulas, in float64, with the values of a model of both pathways."""
+    """All numbers of one image from the formulas, in float64, with the values of a model of the paper's two pathways."""
     image = image.double()
     assert model.low is not None
     assert model.high is not None

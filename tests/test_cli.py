@@ -18,7 +18,7 @@ from tests.command import GREPQ, grepq
 
 @pytest.fixture(scope="module")
 def scores(photo_folder):
-    model = GRepQ.from_pretrained("grepq-ll")
+    model = GRepQ.from_pretrained(catalog.DEFAULT)
     return {p.name: model(read_image(p).unsqueeze(0)).item() for p in photo_folder.iterdir()}
 
 
@@ -35,7 +35,7 @@ def test_help_names_every_command_and_loads_no_torch():
 def test_version_and_info():
     assert grepq("--version").stdout.strip() == f"grepq {grepq_metric.__version__}"
     text = grepq("info").stdout
-    for name in ("grepq-ll", "grepq-hl", "grepq"):
+    for name in catalog.names():
         assert name in text
     described = grepq("info", "grepq-ll").stdout
     assert described.startswith(GRepQ.from_pretrained("grepq-ll").weights_id)
@@ -44,16 +44,31 @@ def test_version_and_info():
 
 def test_json_of_a_folder(photo_folder, scores):
     result = grepq("score", photo_folder, "--format", "json")
+    assert result.stdout == grepq("score", photo_folder, "--format", "json", "--metric", catalog.DEFAULT).stdout
     rows = json.loads(result.stdout)
     assert [os.path.basename(r["path"]) for r in rows] == sorted(scores)
     for row in rows:
         assert row["score"] == pytest.approx(scores[os.path.basename(row["path"])], abs=1e-6)
-        assert row["low"] == row["score"]
-        assert row["high"] is None
+        assert row["semantic"] == row["score"]
+        assert row["low"] is row["high"] is None
         assert row["error"] is None
     sizes = {os.path.basename(r["path"]): (r["width"], r["height"]) for r in rows}
     assert sizes["cat.png"] == (451, 300)
-    assert GRepQ.from_pretrained("grepq-ll").weights_id in result.stderr
+    assert GRepQ.from_pretrained(catalog.DEFAULT).weights_id in result.stderr
+
+
+def test_each_pathway_has_its_column(photo_folder):
+    def score(metric):
+        (row,) = json.loads(grepq("score", photo_folder / "cat.png", "--metric", metric, "--format", "json").stdout)
+        assert row["error"] is row["high"] is None
+        return row
+
+    low, semantic, both = map(score, ("grepq-ll", "grepq-sem", "grepq-lite"))
+    assert low["low"] == low["score"]
+    assert low["semantic"] is semantic["low"] is None
+    assert both["semantic"] == semantic["score"]
+    assert both["score"] == pytest.approx(both["low"] + both["semantic"], abs=1e-5)
+    assert list(both)[:5] == ["path", "score", "low", "semantic", "high"]
 
 
 def test_paths_come_back_as_given(photo_folder, scores):
@@ -132,7 +147,7 @@ def test_a_photo_that_breaks_the_map_does_not_end_the_run(photo_folder, tmp_path
 def test_a_closed_pipe_is_no_error(photo_folder):
     command = f"{sys.executable} -c 'from grepq_metric.cli import main; main()' score {photo_folder} --format csv | head -n 1"
     result = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
-    assert result.stdout == "path,score,low,high,width,height,warning,error\n"
+    assert result.stdout == "path,score,low,semantic,high,width,height,warning,error\n"
     assert "Traceback" not in result.stderr
     assert "BrokenPipe" not in result.stderr
 
@@ -159,13 +174,21 @@ def test_maps_have_readable_names_which_do_not_collide(photo_folder, tmp_path):
     assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == sorted(names)
 
 
-def test_a_map_shows_where_a_photo_is_blurred(photos):
+def test_a_map_needs_a_pathway_that_has_one(model, photo_folder, tmp_path):
+    model.save_pretrained(tmp_path / "weights")
+    arguments = ["--weights", tmp_path / "weights", "--metric", "grepq-hl", "--map", tmp_path / "maps"]
+    told = grepq("score", photo_folder / "cat.png", *arguments, status=2).stderr
+    assert "--map needs the semantic or the low-level pathway" in told
+
+
+@pytest.mark.parametrize("name", ["grepq-ll", "grepq-sem", "grepq-lite"])
+def test_a_map_shows_where_a_photo_is_blurred(photos, name):
     import torch
     import torchvision.transforms.v2.functional as TF
 
     from grepq_metric.cli.overlay import draw
 
-    model = GRepQ.from_pretrained("grepq-ll")
+    model = GRepQ.from_pretrained(name)
     x = photos["astronaut"][..., :192, :256].clone()
     blurred = x.clone()
     blurred[..., 128:] = TF.gaussian_blur(x[..., 128:], 31, 6.0)
@@ -294,10 +317,11 @@ def test_with_a_head_the_columns_are_of_mos(photo_folder, head):
 
     photo = photo_folder / "cat.png"
     expected = GRepQRegressor.load(head, "grepq-ll").predict([photo])[0]
-    (row,) = json.loads(grepq("score", photo, "--head", head, "--format", "json").stdout)
+    (row,) = json.loads(grepq("score", photo, "--metric", "grepq-ll", "--head", head, "--format", "json").stdout)
     assert list(row) == ["path", "mos", "width", "height", "warning", "error"]
     assert row["mos"] == pytest.approx(expected, rel=1e-4)
-    (row,) = json.loads(grepq("score", photo, "--head", head, "--interval", "0.5", "--format", "json").stdout)
+    arguments = ["--metric", "grepq-ll", "--head", head, "--interval", "0.5", "--format", "json"]
+    (row,) = json.loads(grepq("score", photo, *arguments).stdout)
     assert list(row)[1:4] == ["mos", "mos_low", "mos_high"]
     assert row["mos_low"] < row["mos"] < row["mos_high"]
     assert "--head" in grepq("score", photo, "--interval", "0.9", status=2).stderr

@@ -118,7 +118,7 @@ def test_a_score_that_is_no_number_is_an_error_and_json_stays_valid(folder, monk
 
     def broken(self, x):
         part = torch.tensor([[float("nan")]])
-        return {"score": part, "low": part, "high": None, "distance": part}
+        return {"score": part, "low": part, "semantic": None, "high": None, "distance": part}
 
     monkeypatch.setattr(GRepQ, "components", broken)
     text = grepq("score", "stereo.png", "--format", format, status=1, cwd=folder).stdout

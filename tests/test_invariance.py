@@ -9,6 +9,16 @@ def batch(photos):
     return torch.cat([photo[..., :160, :200] for name, photo in photos.items() if name not in ("stereo",)])
 
 
+def test_a_batch_has_the_semantic_scores_and_maps_of_its_images(batch):
+    from grepq_metric import GRepQ
+
+    model = GRepQ.from_pretrained("grepq-sem")
+    together, maps = model(batch), model.quality_map(batch)
+    for i in range(len(batch)):
+        assert together[i].item() == pytest.approx(model(batch[i : i + 1]).item(), abs=1e-6)
+        assert torch.allclose(maps[i], model.quality_map(batch[i : i + 1])[0], atol=1e-5)
+
+
 @pytest.mark.parametrize("size", [2, 5])
 def test_a_batch_scores_as_its_images_do(model, batch, size):
     together = model.components(batch[:size])
@@ -78,20 +88,21 @@ def test_a_pathway_in_training_mode_scores_as_ever(model, photos):
     assert not model.low.encoder.training
 
 
-def test_weights_do_not_depend_on_the_state_of_torch_in_which_they_load(photos):
+@pytest.mark.parametrize("name", ["grepq-ll", "grepq-lite"])
+def test_weights_do_not_depend_on_the_state_of_torch_in_which_they_load(photos, name):
     from grepq_metric import GRepQ
 
-    expected = GRepQ.from_pretrained("grepq-ll")
+    expected = GRepQ.from_pretrained(name)
     before = torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.bfloat16)
-        loaded = GRepQ.from_pretrained("grepq-ll")
+        loaded = GRepQ.from_pretrained(name)
     finally:
         torch.set_default_dtype(before)
     assert loaded.weights_id == expected.weights_id
     assert torch.equal(loaded(photos["stereo"]), expected(photos["stereo"]))
     with torch.inference_mode():
-        loaded = GRepQ.from_pretrained("grepq-ll")
+        loaded = GRepQ.from_pretrained(name)
     x = photos["stereo"].clone().requires_grad_()
     loaded(x).sum().backward()
     assert x.grad.abs().max() > 0

@@ -127,9 +127,14 @@ def python(code: str, *arguments: str | Path, **environment: str) -> str:
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
-    heavy = ("torch", "pyiqa", "numpy", "sklearn", "huggingface_hub", "typer")
+    heavy = ("torch", "timm", "pyiqa", "numpy", "sklearn", "huggingface_hub", "typer")
     code = f"import sys, grepq_metric, grepq_metric.catalog; print(*{set(heavy)!r} & set(sys.modules))"
     assert python(code).split() == []
+
+
+def test_weights_without_the_semantic_pathway_do_not_load_timm() -> None:
+    code = "import sys; from grepq_metric import GRepQ; GRepQ.from_pretrained('grepq-ll'); print('timm' in sys.modules)"
+    assert python(code).split() == ["False"]
 
 
 WITHOUT_PYIQA = """
@@ -149,10 +154,10 @@ for name in names:
         print("missing", name, error.name or error.__cause__.name)
 
 import torch
-from grepq_metric import GRepQ, GRepQLoss, GRepQRegressor, grepq, read_image
+from grepq_metric import GRepQ, GRepQLoss, GRepQRegressor, catalog, grepq, read_image
 x = read_image(photo).unsqueeze(0)
 with torch.inference_mode():
-    print("score", GRepQ.from_pretrained("grepq-ll")(x).item(), grepq(x).item())
+    print("score", *(GRepQ.from_pretrained(name)(x).item() for name in ("grepq-ll", catalog.DEFAULT)), grepq(x).item())
 x.requires_grad_()
 GRepQLoss()(x).backward()
 print("gradient", x.grad.isfinite().all().item() and x.grad.abs().max().item() > 0)
@@ -180,10 +185,10 @@ def test_all_but_the_plugin_runs_without_pyiqa(tmp_path: Path, photo_folder: Pat
     missing = {line[1]: line[2].split(".")[0] for line in lines if line[0] == "missing"}
     assert set(missing.values()) <= optional, missing
     found = {line[0]: line[1:] for line in lines}
-    score, function = found["score"]
+    score, default, function = found["score"]
     assert float(score) == pytest.approx(0.48157230, abs=1e-5)
-    assert float(function) == pytest.approx(float(score), abs=1e-7)
+    assert float(function) == pytest.approx(float(default), abs=1e-7)
     assert (found["gradient"], found["mos"]) == (["True"], ["6"])
     assert lines[-1] == ["False"]
     header, row = (line.split(",") for line in (tmp_path / "scores.csv").read_text().splitlines())
-    assert float(dict(zip(header, row, strict=True))["score"]) == pytest.approx(float(score), abs=1e-5)
+    assert float(dict(zip(header, row, strict=True))["score"]) == pytest.approx(float(default), abs=1e-5)

@@ -10,12 +10,17 @@ import pytest
 import torch
 from pyiqa.losses import build_loss
 
-from grepq_metric import GRepQ, GRepQLoss, grepq
+from grepq_metric import GRepQ, GRepQLoss, catalog, grepq
+
+
+@pytest.fixture(scope="module", params=[entry.name for entry in catalog.ENTRIES if entry.clip is None])
+def loss(request):
+    return GRepQLoss(request.param)
 
 
 @pytest.fixture(scope="module")
-def loss():
-    return GRepQLoss()
+def low_level():
+    return GRepQLoss("grepq-ll")
 
 
 def gradient(loss, x):
@@ -24,11 +29,13 @@ def gradient(loss, x):
     return x.grad
 
 
-def test_it_is_one_minus_the_score_over_the_best(loss, photos, model, tmp_path):
+def test_it_is_one_minus_the_score_over_the_best(low_level, photos, model, tmp_path):
     x = photos["cat"]
-    score = GRepQ.from_pretrained("grepq-ll")(x).detach()
-    assert loss(x).item() == pytest.approx(1 - 2 * score.item(), abs=1e-6)
-    assert 0 < loss(x).item() < 1
+    losses = ((low_level, "grepq-ll", 0.5), (GRepQLoss(), "grepq-sem", 1), (GRepQLoss("grepq-lite"), "grepq-lite", 1.5))
+    for loss, name, best in losses:
+        score = GRepQ.from_pretrained(name)(x).detach()
+        assert loss(x).item() == pytest.approx(1 - score.item() / best, abs=1e-6)
+        assert 0 < loss(x).item() < 1
     model.save_pretrained(tmp_path)
     both = GRepQLoss(tmp_path, reduction="none")
     assert both(x) == pytest.approx(1 - model(x).squeeze(1) / 1.5, abs=1e-5)
@@ -36,15 +43,15 @@ def test_it_is_one_minus_the_score_over_the_best(loss, photos, model, tmp_path):
 
 def test_it_agrees_with_pyiqa_as_loss(loss, photos):
     x = photos["astronaut"]
-    theirs = pyiqa.create_metric("grepq-ll", as_loss=True, device="cpu")
-    assert loss(x).item() == pytest.approx(1 - 2 * theirs(x).item(), abs=1e-6)
-    assert torch.allclose(gradient(loss, x), -2 * gradient(theirs, x), rtol=1e-3, atol=1e-7)
+    theirs, best = pyiqa.create_metric(loss.model.name, as_loss=True, device="cpu"), loss.model.best
+    assert loss(x).item() == pytest.approx(1 - theirs(x).item() / best, abs=1e-6)
+    assert torch.allclose(gradient(loss, x), -gradient(theirs, x) / best, rtol=1e-3, atol=1e-7)
 
 
-def test_pyiqa_builds_it_from_an_option_file(loss, photos):
+def test_pyiqa_builds_it_from_an_option_file(photos):
     built = build_loss({"type": "GRepQLoss", "loss_weight": 0.1, "reduction": "sum"})
     x = photos["rocket"]
-    assert built(x, torch.zeros_like(x)).item() == pytest.approx(0.1 * loss(x).item(), rel=1e-5)
+    assert built(x, torch.zeros_like(x)).item() == pytest.approx(0.1 * GRepQLoss()(x).item(), rel=1e-5)
 
 
 def test_the_class_for_basicsr_fits_its_models(photos, monkeypatch):
@@ -93,8 +100,8 @@ def test_gradients_are_finite(loss, x):
     assert value.isfinite().all()
 
 
-def test_the_gradient_is_finite_where_the_distance_is_zero(loss, photos):
-    low = loss.model.low
+def test_the_gradient_is_finite_where_the_distance_is_zero(low_level, photos):
+    low = low_level.model.low
     z = low.patch_features(photos["stereo"]).flatten(1, 2).detach().double()
     mean = low.pristine_mean.clone()
     try:
@@ -108,7 +115,7 @@ def test_the_gradient_is_finite_where_the_distance_is_zero(loss, photos):
 
 def test_checkpoints_change_memory_and_not_values(photos):
     x = photos["coffee"][..., :240, :240]
-    plain, saving = GRepQLoss(checkpoint=False, chunk_size=4), GRepQLoss(chunk_size=4)
+    plain, saving = (GRepQLoss("grepq-ll", checkpoint=value, chunk_size=4) for value in (False, True))
     kept = {}
     for name, loss in (("plain", plain), ("saving", saving)):
         sizes = []
@@ -121,14 +128,14 @@ def test_checkpoints_change_memory_and_not_values(photos):
 
 def test_a_subset_of_patches_is_random_repeatable_and_biased_upwards(photos):
     x = photos["coffee"]
-    whole, some = GRepQLoss(reduction="none"), GRepQLoss(reduction="none", patches=6)
+    whole, some = (GRepQLoss("grepq-ll", reduction="none", patches=count) for count in (None, 6))
     torch.manual_seed(0)
     values = torch.stack([some(x) for _ in range(12)])
     torch.manual_seed(0)
     assert torch.equal(some(x), values[0])
     assert len(values.unique()) == 12
     assert values.mean() > whole(x)
-    assert torch.equal(GRepQLoss(patches=10_000)(x), GRepQLoss()(x))
+    assert torch.equal(GRepQLoss("grepq-ll", patches=10_000)(x), GRepQLoss("grepq-ll")(x))
     assert gradient(some, x).isfinite().all()
 
 
@@ -137,7 +144,7 @@ def test_mixed_precision(loss, photos):
     with torch.autocast("cpu", torch.bfloat16):
         value = loss(x)
     assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(loss(x).item(), abs=2e-3)
+    assert value.item() == pytest.approx(loss(x).item(), abs=2e-3 if loss.model.semantic is None else 2e-2)
     network = torch.nn.Conv2d(3, 3, 3, padding=1)
     optimizer = torch.optim.SGD(network.parameters(), 1e-3)
     scaler = torch.amp.GradScaler("cpu")
@@ -158,7 +165,8 @@ def test_what_overflowed_gives_nan_and_no_error(loss):
 def test_a_scaler_skips_the_step_where_something_overflowed(loss, photos):
     network = torch.nn.Conv2d(3, 3, 1)
     optimizer = torch.optim.SGD(network.parameters(), 1e-3)
-    for factor in (1e30, torch.inf):  # the features are finite, but not their distance; nothing is finite
+    # At 1e30 features are finite, but not their distance; those of the semantic pathway are bounded, but for infinity.
+    for factor in (1e30, torch.inf) if loss.model.semantic is None else (torch.inf,):
         scaler, before = torch.amp.GradScaler("cpu"), network.weight.detach().clone()
         value = loss(network(photos["cat"][..., :144, :192]) * factor)
         assert value.isnan()
@@ -223,6 +231,9 @@ def test_patches_need_the_low_level_pathway(model, tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="patches=4 needs the low-level pathway"):
         GRepQLoss(tmp_path, pathways=["high"], patches=4)
+    with pytest.raises(ValueError, match="patches=4 needs the low-level pathway, which grepq-sem lacks"):
+        GRepQLoss(patches=4)
+    assert GRepQLoss("grepq-lite", patches=4).patches == 4
 
 
 def test_bad_images_are_explained(loss):
@@ -239,5 +250,5 @@ def test_the_function_takes_a_path_for_a_folder(tmp_path, monkeypatch, model, ph
     model.save_pretrained("grepq-ll")
     assert grepq(photos["stereo"], weights=Path("grepq-ll")).item() == pytest.approx(model(photos["stereo"]).item(), abs=1e-6)
     assert grepq(photos["stereo"]).item() == pytest.approx(
-        GRepQ.from_pretrained("grepq-ll")(photos["stereo"]).item(), abs=1e-6
+        GRepQ.from_pretrained(catalog.DEFAULT)(photos["stereo"]).item(), abs=1e-6
     )

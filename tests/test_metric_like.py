@@ -19,26 +19,26 @@ import pytest
 import torch
 from torch import Tensor
 
-from grepq_metric import GRepQ, GRepQLoss, GRepQRegressor, grepq
+from grepq_metric import GRepQ, GRepQLoss, GRepQRegressor, catalog, grepq
 from grepq_metric.errors import InputError
 from grepq_metric.integrations.piq import loaded
 from tests.metric_tester import WRONG_SCALES, MetricTester, ModuleTester, full_range
-from tests.reference import encoder_values, reference_encoder, reference_patches
+from tests.reference import encoder_values, reference_encoder, reference_moments, reference_patches
 
 ROOT = Path(__file__).parents[1]
 
 
 @functools.cache
-def packaged() -> GRepQ:
-    """The packaged weights, for numbers to compare with."""
-    return GRepQ.from_pretrained("grepq-ll").requires_grad_(False)
+def packaged(weights: str) -> GRepQ:
+    """Packaged weights, for numbers to compare with."""
+    return GRepQ.from_pretrained(weights).requires_grad_(False)
 
 
 class TestModel(ModuleTester):
-    """`GRepQ`."""
+    """`GRepQ` of the low-level pathway."""
 
     def make(self) -> GRepQ:
-        return GRepQ.from_pretrained("grepq-ll").requires_grad_(False)
+        return GRepQ.from_pretrained(self.weights).requires_grad_(False)
 
     def model(self, subject: GRepQ) -> GRepQ:
         return subject
@@ -49,13 +49,20 @@ class TestModel(ModuleTester):
         return score.squeeze(1)
 
     def calls(self, subject: GRepQ) -> dict[str, Callable[[Tensor], Any]]:
-        return {
-            "forward": subject,
-            "components": subject.components,
-            "features": subject.features,
-            "features of patches": lambda x: subject.features(x, "patches"),
-            "distance_map": subject.distance_map,
-        }
+        found = {"forward": subject, "components": subject.components, "features": subject.features}
+        if subject.semantic is not None:
+            found["quality_map"] = subject.quality_map
+        if subject.low is not None:
+            found["features of patches"] = lambda x: subject.features(x, "patches")
+            found["distance_map"] = subject.distance_map
+        return found
+
+    def test_gradients_of_gradients_are_finite(self, images: Tensor) -> None:
+        x = images[:1].clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(self.each(self.make(), x).sum(), x, create_graph=True)
+        (second,) = torch.autograd.grad(gradient.square().sum(), x)
+        assert second.isfinite().all()
+        assert second.abs().max() > 0
 
     def test_features_are_those_of_the_formulas(self, subject: GRepQ, images: Tensor) -> None:
         assert subject.low is not None
@@ -68,15 +75,45 @@ class TestModel(ModuleTester):
                 assert (row - expected).norm() / expected.norm() < 1e-4
 
 
+class TestSemanticModel(TestModel):
+    """`GRepQ` of the semantic pathway."""
+
+    weights = "grepq-sem"
+
+    def test_features_are_those_of_the_formulas(self, subject: GRepQ, images: Tensor) -> None:
+        assert subject.semantic is not None
+        for row, x in zip(subject.features(images), images.split(1), strict=True):
+            expected = reference_moments(x, subject.semantic)
+            assert len(row) == len(expected) == 1120
+            assert (row - expected).norm() / expected.norm() < 1e-5
+
+    def test_the_gradient_reaches_every_pixel(self, subject: GRepQ, photos: dict[str, Tensor]) -> None:
+        """Also at the edges of sizes that no stride divides."""
+        gradient = self.gradient(subject, photos["cat"][..., :131, :203])
+        assert (gradient.abs().amax(1) > 0).all()
+
+
+class TestLiteModel(TestModel):
+    """`GRepQ` of the low-level and the semantic pathway."""
+
+    weights = "grepq-lite"
+
+    def test_features_are_those_of_the_formulas(self, subject: GRepQ, images: Tensor) -> None:
+        parts = [packaged(name).features(images) for name in ("grepq-sem", "grepq-ll")]
+        assert torch.equal(subject.features(images), torch.cat(parts, 1))
+
+
 class TestFunction(MetricTester):
     """`grepq`, by piq's conventions."""
+
+    weights = catalog.DEFAULT
 
     def make(self) -> Callable[..., Tensor]:
         loaded.cache_clear()  # as at the first call in a process
         return functools.partial(grepq, reduction="none")
 
     def model(self, subject: Callable[..., Tensor]) -> GRepQ:
-        return packaged()
+        return packaged(self.weights)
 
     def each(self, subject: Callable[..., Tensor], x: Tensor) -> Tensor:
         return subject(x)
@@ -111,6 +148,8 @@ class TestFunction(MetricTester):
 
 class TestTorchmetrics(MetricTester):
     """`GRepQMetric`. It is a module whose ``half`` torchmetrics itself makes do nothing, and its numbers come from states."""
+
+    weights = catalog.DEFAULT
 
     @pytest.fixture(autouse=True)
     def _needs_torchmetrics(self) -> None:
@@ -228,18 +267,18 @@ class TestTorchmetrics(MetricTester):
 
 
 class TestLoss(ModuleTester):
-    """`GRepQLoss`, which alone tolerates what a network in training overshoots."""
+    """`GRepQLoss` of the low-level pathway. A loss alone tolerates what a network in training overshoots."""
 
     scale = 2.0
 
     def make(self) -> GRepQLoss:
-        return GRepQLoss(reduction="none")
+        return GRepQLoss(self.weights, reduction="none")
 
     def each(self, subject: GRepQLoss, x: Tensor) -> Tensor:
         return subject(x)
 
     def expected(self, subject: GRepQLoss, image: Tensor) -> Tensor:
-        return 1 - 2 * super().expected(subject, image)
+        return 1 - self.scale * super().expected(subject, image)
 
     @pytest.mark.parametrize("scale", WRONG_SCALES)
     def test_another_scale_is_refused_by_its_name(self, subject: GRepQLoss, images: Tensor, scale: str) -> None:
@@ -275,8 +314,26 @@ class TestLoss(ModuleTester):
 
     def test_reductions_and_weight(self, images: Tensor) -> None:
         each = self.make()(images)
-        assert GRepQLoss()(images).item() == pytest.approx(each.mean().item(), rel=1e-6)
-        assert GRepQLoss(reduction="sum", loss_weight=3)(images).item() == pytest.approx(3 * each.sum().item(), rel=1e-6)
+        assert GRepQLoss(self.weights)(images).item() == pytest.approx(each.mean().item(), rel=1e-6)
+        weighted = GRepQLoss(self.weights, reduction="sum", loss_weight=3)
+        assert weighted(images).item() == pytest.approx(3 * each.sum().item(), rel=1e-6)
+
+
+class TestSemanticLoss(TestLoss):
+    """`GRepQLoss` of the semantic pathway, which is the default."""
+
+    scale = 1.0
+    weights = catalog.DEFAULT
+
+    def make(self) -> GRepQLoss:
+        return GRepQLoss(reduction="none")
+
+
+class TestLiteLoss(TestLoss):
+    """`GRepQLoss` of both."""
+
+    scale = 1 / 1.5
+    weights = "grepq-lite"
 
 
 class TestPyiqa(MetricTester):
@@ -289,7 +346,7 @@ class TestPyiqa(MetricTester):
     def make(self, **options: Any) -> Any:
         import pyiqa
 
-        return pyiqa.create_metric("grepq-ll", device="cpu", check_input_range=False, **options)
+        return pyiqa.create_metric(self.weights, device="cpu", check_input_range=False, **options)
 
     def model(self, subject: Any) -> GRepQ:
         return subject.net.model
@@ -306,13 +363,25 @@ class TestPyiqa(MetricTester):
         return x.grad
 
     def test_it_is_the_model_bit_for_bit(self, subject: Any, images: Tensor) -> None:
-        assert torch.equal(subject(images), packaged()(images))
+        assert torch.equal(subject(images), packaged(self.weights)(images))
 
     def test_pyiqas_own_check_of_the_range_works_as_for_others(self, images: Tensor) -> None:
         import pyiqa
 
         with pytest.raises(AssertionError, match="normalized"):
-            pyiqa.create_metric("grepq-ll", device="cpu")(2 * full_range(images) - 1)
+            pyiqa.create_metric(self.weights, device="cpu")(2 * full_range(images) - 1)
+
+
+class TestSemanticPyiqa(TestPyiqa):
+    """The same of the semantic pathway."""
+
+    weights = "grepq-sem"
+
+
+class TestLitePyiqa(TestPyiqa):
+    """The same of both."""
+
+    weights = "grepq-lite"
 
 
 @functools.cache

@@ -18,7 +18,7 @@ EXTRAS = {"convert", "onnx", "plot", "torchmetrics", "train"}
 """What a user of the wheel can use. What a clone needs, tests, lint, documentation and benchmarks, are dependency groups."""
 LARGEST = 100_000
 """Bytes of a committed file, as in .pre-commit-config.yaml."""
-LARGER = {"grepq_metric/assets/grepq-ll/model.safetensors"}
+LARGER = {f"grepq_metric/assets/{name}/model.safetensors" for name in ("grepq-ll", "grepq-sem")}
 """Weights, and a picture in which a reader is to see grain."""
 
 
@@ -36,10 +36,11 @@ def test_the_wheel_holds_what_users_need(wheel: Path):
     with zipfile.ZipFile(wheel) as archive:
         sizes = {info.filename: info.file_size for info in archive.infolist()}
     weights = ("config.json", "model.safetensors", "README.md", "PHOTOS.md")
-    for name in (*(f"assets/grepq-ll/{file}" for file in weights), "integrations/pyiqa.py"):
+    folders = [f"assets/{name}/{file}" for name in ("grepq-ll", "grepq-sem") for file in weights]
+    for name in (*folders, "integrations/pyiqa.py"):
         assert sizes[f"grepq_metric/{name}"] > 0
     assert "grepq_metric/py.typed" in sizes
-    assert sum(size for name, size in sizes.items() if "/assets/" in name) <= 25e6
+    assert sum(size for name, size in sizes.items() if "/assets/" in name) <= 35e6
     assert [name for name in sizes if name.endswith(".pth")] == ["grepq_metric_autoload.pth"]
     tops = {name.partition("/")[0] for name in sizes}
     assert tops == {"grepq_metric", "grepq_metric_autoload.pth", f"grepq_metric-{grepq_metric.__version__}.dist-info"}
@@ -67,7 +68,7 @@ def test_install_and_uninstall(wheel: Path, tmp_path: Path):
     subprocess.run([*map(str, pip)], check=True, cwd=tmp_path)
     code = "import pyiqa; print(*pyiqa.list_models(filter='grepq*')); import grepq_metric; print(grepq_metric.__file__)"
     result = subprocess.run([python, "-c", code], env=clean, cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[0] == "grepq grepq-hl grepq-ll grepq-mos"
+    assert result.stdout.splitlines()[0] == "grepq grepq-hl grepq-lite grepq-ll grepq-mos grepq-sem"
     assert str(tmp_path) in result.stdout.splitlines()[1]
     subprocess.run([python, "-m", "pip", "uninstall", "--yes", "--quiet", "grepq-metric"], check=True, cwd=tmp_path)
     assert not list(site.glob("*grepq*"))
@@ -100,7 +101,7 @@ def test_the_changelog_names_the_weights_of_this_version():
     version = grepq_metric.__version__
     assert (f"## [Unreleased]: {version}" if ".dev" in version else f"## [{version}]") in changelog
     for entry in catalog.ENTRIES:
-        if entry.folder and not entry.clip:
+        if entry.clip is None:
             assert entry.tag in changelog
 
 

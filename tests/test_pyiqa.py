@@ -27,7 +27,7 @@ LIST = "import sys, pyiqa; print(*pyiqa.list_models(filter='grepq*'), 'grepq_met
 
 
 def test_a_fresh_interpreter_lists_the_metrics():
-    assert python(LIST) == ["grepq", "grepq-hl", "grepq-ll", "grepq-mos", "False"]
+    assert python(LIST) == ["grepq", "grepq-hl", "grepq-lite", "grepq-ll", "grepq-mos", "grepq-sem", "False"]
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def test_an_import_registers_as_well_and_twice_is_harmless(stand_in):
         "from grepq_metric.integrations import hook; hook.install(); import pyiqa",
     ):
         out, err = bare(f"{code}; print(*pyiqa.DEFAULT_CONFIGS)", stand_in, PYTHONPATH=str(PTH.parents[2]))
-        assert (out, err) == ("psnr grepq grepq-hl grepq-ll grepq-mos", "")
+        assert (out, err) == ("psnr grepq grepq-hl grepq-lite grepq-ll grepq-mos grepq-sem", "")
 
 
 def test_the_hook_costs_under_a_millisecond_at_start():
@@ -83,7 +83,7 @@ def test_the_hook_costs_under_a_millisecond_at_start():
 def test_the_hook_never_raises_without_the_package(stand_in):
     """As after a broken uninstall: the interpreter starts, and pyiqa (here one of the same layout) is imported as ever."""
     code = f"exec(open({str(PTH)!r}).read()); import pyiqa; print(*pyiqa.DEFAULT_CONFIGS)"
-    for path, expected in (("", "psnr"), (str(PTH.parents[2]), "psnr grepq grepq-hl grepq-ll grepq-mos")):
+    for path, expected in (("", "psnr"), (str(PTH.parents[2]), "psnr grepq grepq-hl grepq-lite grepq-ll grepq-mos grepq-sem")):
         assert bare(code, stand_in, PYTHONPATH=path) == (expected, "")
 
 
@@ -114,7 +114,7 @@ def test_the_records_are_those_of_the_catalog():
     records = hook.records()
     assert records["grepq-ll"]["score_range"] == "0, 0.5"
     assert records["grepq"]["metric_opts"] == {"type": "GRepQ", "weights": "grepq", "pathways": ["low", "high"]}
-    assert list(records) == [*sorted(catalog.names()), "grepq-mos"]
+    assert list(records) == [*reversed(catalog.names()), "grepq-mos"]
 
 
 @pytest.mark.parametrize("table", ["", "DEFAULT_CONFIGS = []"])
@@ -128,11 +128,16 @@ def test_a_pyiqa_with_another_table_is_left_alone(tmp_path, table):
     assert (result.stdout.strip(), result.stderr) == ("ok", "")
 
 
-def test_pyiqa_gives_the_scores_of_the_model(photos):
-    metric = pyiqa.create_metric("grepq-ll", device="cpu")
+OFFLINE = [entry.name for entry in catalog.ENTRIES if entry.clip is None]
+
+
+@pytest.mark.parametrize("name", OFFLINE)
+def test_pyiqa_gives_the_scores_of_the_model(photos, name):
+    metric = pyiqa.create_metric(name, device="cpu")
     assert metric.lower_better is False
     assert metric.metric_mode == "NR"
-    model = GRepQ.from_pretrained("grepq-ll")
+    model = GRepQ.from_pretrained(name)
+    assert metric.score_range == f"0, {model.best:g}"
     for photo in photos.values():
         assert torch.equal(metric(photo), model(photo))
 
@@ -143,8 +148,9 @@ def test_pyiqa_reads_files(photo_folder, photos):
     assert metric(str(photo_folder / "cat.png")).item() == pytest.approx(expected.item(), abs=1e-6)
 
 
-def test_as_loss_back_propagates_to_the_image(photos):
-    loss = pyiqa.create_metric("grepq-ll", as_loss=True, device="cpu")
+@pytest.mark.parametrize("name", OFFLINE)
+def test_as_loss_back_propagates_to_the_image(photos, name):
+    loss = pyiqa.create_metric(name, as_loss=True, device="cpu")
     x = photos["rocket"].repeat(2, 1, 1, 1).requires_grad_()
     value = loss(x)
     assert value.ndim == 0
@@ -166,7 +172,7 @@ def test_a_head_is_the_metric_grepq_mos_and_no_other(tmp_path, photo_folder):
     paths = [str(path) for path in sorted(photo_folder.iterdir())]
     regressor = GRepQRegressor("grepq-ll").fit(paths, [1.0, 2.0, 3.0, 2.5, 4.0, 3.5])
     regressor.save(tmp_path / "head.safetensors")
-    metric = pyiqa.create_metric("grepq-mos", head=str(tmp_path / "head.safetensors"), device="cpu")
+    metric = pyiqa.create_metric("grepq-mos", head=str(tmp_path / "head.safetensors"), weights="grepq-ll", device="cpu")
     assert metric.score_range == "of the head"
     assert metric(paths[0]).item() == pytest.approx(regressor.predict(paths[:1])[0], abs=1e-4)
     with pytest.raises(ValueError, match="the metric grepq-mos"):

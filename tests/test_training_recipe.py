@@ -42,7 +42,7 @@ def test_the_distortions_of_a_recipe_are_pinned(name, types):
 
 
 def test_wild_is_the_recipe_of_the_packaged_weights(tmp_path):
-    record = json.loads((packaged_folder() / "config.json").read_text())["provenance"]["recipe"]
+    record = json.loads((packaged_folder("grepq-ll") / "config.json").read_text())["provenance"]["recipe"]
     assert make_recipe("wild", record) == RECIPES["wild"]
 
     class Nothing:

@@ -61,6 +61,103 @@ def test_one_of_two_pathways_can_be_chosen(model, folder, photos):
         GRepQ.from_pretrained("grepq-ll", pathways=["low", "high"])
 
 
+def test_packaged_parts_are_joined_in_memory(photos, tmp_path):
+    joined, parts = GRepQ.from_pretrained("grepq-lite"), [GRepQ.from_pretrained(name) for name in ("grepq-ll", "grepq-sem")]
+    values = {key: value for part in parts for key, value in part.state_dict().items()}
+    assert set(joined.state_dict()) == set(values)
+    assert all(torch.equal(value, values[key]) for key, value in joined.state_dict().items())
+    assert joined.provenance == {"low": parts[0].provenance, "semantic": parts[1].provenance}
+    x = photos["rocket"]
+    got = joined.components(x)
+    scale = joined.low.config.distance_scale
+    assert torch.equal(got["low"], GRepQ.from_pretrained("grepq-ll", distance_scale=scale)(x))
+    assert torch.equal(got["semantic"], parts[1](x))
+    assert got["score"].item() == pytest.approx((got["low"] + got["semantic"]).item(), abs=1e-7)
+    assert torch.equal(joined.quality_map(x), parts[1].quality_map(x))
+    assert torch.equal(joined.distance_map(x), parts[0].distance_map(x))
+    joined.save_pretrained(tmp_path)
+    again = GRepQ.from_pretrained(tmp_path)
+    assert again.weights_id == joined.weights_id
+    assert again.config == joined.config
+    assert torch.equal(again(x), joined(x))
+    for pathway, part in zip(("low", "semantic"), parts, strict=True):
+        alone = GRepQ.from_pretrained("grepq-lite", pathways=[pathway])
+        assert alone.pathways == part.pathways
+        assert torch.equal(alone(x), got[pathway])
+
+
+def test_the_constants_of_an_entry_come_before_those_of_its_parts(monkeypatch):
+    from dataclasses import replace
+
+    from grepq_metric import catalog
+
+    lite = replace(catalog.find("grepq-lite"), constants={"distance_scale": 25.0})
+    before = GRepQ.from_pretrained("grepq-lite")
+    monkeypatch.setattr(catalog, "ENTRIES", (lite,))
+    model = GRepQ.from_pretrained("grepq-lite")
+    assert model.low.config.distance_scale == 25.0
+    assert model.weights_id != before.weights_id
+    assert GRepQ.from_pretrained("grepq-lite", distance_scale=50.0).low.config.distance_scale == 50.0
+
+
+def test_the_semantic_pathway_survives_a_round_trip(photos, tmp_path):
+    """With a hidden layer, too; nothing of it is outside of the state dict, since it is built without memory."""
+    from tests.conftest import randomise
+
+    model = GRepQ(pathways=["semantic"], name="hidden", semantic={"architecture": "tf_efficientnet_lite0", "hidden": 8})
+    with pytest.raises(ValueError, match="no weights"):
+        model(photos["stereo"])
+    randomise(model.semantic, 7)
+    assert {name for name, _ in model.named_buffers()} <= set(model.state_dict())
+    for storage in ("float32", "float16"):
+        model.storage = storage
+        model.save_pretrained(tmp_path / storage)
+        loaded = GRepQ.from_pretrained(tmp_path / storage)
+        assert loaded.config == model.config
+        assert loaded.semantic.config == model.semantic.config
+        assert loaded(photos["rocket"]).item() == pytest.approx(model(photos["rocket"]).item(), abs=5e-3)
+        assert not any(value.is_meta for value in [*loaded.parameters(), *loaded.buffers()])
+    exact = GRepQ.from_pretrained(tmp_path / "float32")
+    assert exact.weights_id == model.weights_id
+    assert torch.equal(exact(photos["rocket"]), model(photos["rocket"]))
+    assert load_file(tmp_path / "float16" / "model.safetensors")["semantic.head.0.weight"].dtype == torch.float16
+
+
+def test_another_network_with_the_same_tensors_is_another_id(photos, tmp_path):
+    """`efficientnet_lite0` pads otherwise than `tf_efficientnet_lite0`, and has its values' names and shapes."""
+    from tests.conftest import randomise
+
+    ids, scores = set(), set()
+    for architecture in ("tf_efficientnet_lite0", "efficientnet_lite0"):
+        model = GRepQ(pathways=["semantic"], name="same", semantic={"architecture": architecture, "hidden": 0})
+        randomise(model.semantic, 7)
+        ids.add(model.weights_id)
+        scores.add(model(photos["rocket"]).item())
+    assert len(ids) == len(scores) == 2
+
+
+@pytest.mark.parametrize(
+    ("semantic", "message"),
+    [
+        ({"architecture": "resnet18"}, "semantic must be like"),
+        ({"architecture": "no_such_net", "hidden": 0}, "unknown architecture 'no_such_net'"),
+        ({"architecture": "tf_efficientnet_lite2", "hidden": -1}, "hidden must be a whole number"),
+        ({"architecture": 3, "hidden": 0}, "architecture must be the name of a network in timm"),
+        ({"architecture": "vit_tiny_patch16_224", "hidden": 0}, "vit_tiny_patch16_224 has stages"),
+        ("large", "semantic must be like"),
+    ],
+)
+def test_a_semantic_pathway_that_is_none_is_refused(semantic, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        GRepQ(pathways=["semantic"], semantic=semantic)
+    folder = tmp_path / "weights"
+    GRepQ.from_pretrained("grepq-sem").save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "semantic": semantic}))
+    with pytest.raises(WeightsError, match=message):
+        GRepQ.from_pretrained(folder)
+
+
 def test_float16_storage_is_exact_for_rounded_weights(model, tmp_path, photos):
     rounded = GRepQ(pathways=["low"], name="half", storage="float16")
     rounded.low.load_state_dict(
@@ -80,18 +177,22 @@ def test_the_packaged_weights_load_without_network_and_fit_the_wheel(monkeypatch
     import socket
 
     def refuse(*args, **kwargs):
-        raise AssertionError("grepq-ll opened a connection")
+        raise AssertionError("packaged weights opened a connection")
 
     monkeypatch.setattr(socket.socket, "connect", refuse)
+    parts = {"grepq-ll": ("low",), "grepq-sem": ("semantic",), "grepq-lite": ("low", "semantic")}
+    for name, pathways in parts.items():
+        found = GRepQ.from_pretrained(name)
+        assert found.pathways == pathways
+        assert found.weights_id.startswith(f"{name}-")
+        assert "trained_by" in (found.provenance if len(pathways) == 1 else found.provenance["semantic"])
     model = GRepQ.from_pretrained("grepq-ll")
-    assert model.pathways == ("low",)
-    assert model.weights_id.startswith("grepq-ll-")
     for key in ("trained_by", "trained", "photos_sha256", "steps", "seed", "recipe", "pristine"):
         assert key in model.provenance, key
 
     from grepq_metric.weights import packaged_folder
 
-    assert sum(f.stat().st_size for f in packaged_folder().iterdir()) <= 25e6
+    assert sum(f.stat().st_size for name in ("grepq-ll", "grepq-sem") for f in packaged_folder(name).iterdir()) <= 35e6
 
 
 def damage(tensors, kind):

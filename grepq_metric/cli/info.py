@@ -12,7 +12,7 @@ EPILOG = """\
 
 `grepq info` lists what is built in.
 
-`grepq info grepq-ll` tells where these weights come from.
+`grepq info grepq-sem` tells where these weights come from.
 
 `grepq info mos.safetensors` describes a head of `grepq fit`.
 """
@@ -57,4 +57,7 @@ def _installed() -> None:
         typer.echo(f"\n{entry.name}, tag {entry.tag}{older}")
         typer.echo(f"    {entry.source}; {download}; licence {entry.licence}")
         typer.echo(f"    {' + '.join(entry.pathways)} pathway, scores from {low:g} to {high:g}, higher is better")
-    typer.echo("\nThe low pathway sees how sharp and clean a photo is, the high one what CLIP thinks of it.")
+    typer.echo(
+        "\nThe low pathway sees how sharp and clean a photo is, the semantic one how what it shows has suffered, and the high "
+        f"one what CLIP thinks of it. Where no metric is named, {catalog.DEFAULT} is meant."
+    )

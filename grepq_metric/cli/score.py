@@ -44,9 +44,9 @@ def score(
     ),
     metric: str = typer.Option(
         None,
-        help="**grepq-ll** (default): low-level, how sharp and clean a photo is; no network. **grepq-hl**: high-level, what "
-        "CLIP, a network that knows pictures and words, thinks of it. **grepq**: the sum of both. The latter two download "
-        "CLIP once, 408 MB.",
+        help="**grepq-sem** (default): semantic, how what a photo shows has suffered. **grepq-ll**: low-level, how sharp and "
+        "clean it is. **grepq-lite**: the sum of both. These need no network. **grepq-hl**: high-level, what CLIP, knowing "
+        "pictures and words, thinks of it. **grepq**: low-level and high-level. The latter two download CLIP once, 408 MB.",
     ),
     weights: str = typer.Option(
         None, help="Other weights: a folder or a Hub repository user/name; alone, they also decide the metric."
@@ -74,7 +74,8 @@ def score(
     map: Path = typer.Option(
         None,
         metavar="DIR",
-        help="Also draw over each photo how far its parts are from pristine (undistorted) photos, as a PNG in this folder.",
+        help="Also draw over each photo where it is good and bad, as a PNG in this folder: the semantic quality of its parts, "
+        "or with **grepq-ll** their distance to pristine (undistorted) photos.",
     ),
     overwrite: bool = typer.Option(
         False,
@@ -168,9 +169,9 @@ def _load(
     if head is not None and metric is None and weights is None:
         metric = weights_of(head)
     model = load_model(metric, weights, device)
+    if maps is not None and model.semantic is None and model.low is None:
+        raise InputError(f"--map needs the semantic or the low-level pathway, and {model.weights_id} has neither")
     regressor = None if head is None else GRepQRegressor.load(head, model)
-    if maps is not None and model.low is None:
-        raise InputError(f"--map needs the low-level pathway, which {model.weights_id} lacks")
     typer.echo(f"{model.weights_id} on {model.device}", err=True)
     return Scorer(model, regressor, interval, maps, max_pixels, photos.problems)
 

@@ -13,7 +13,7 @@ from grepq_metric.cli.writers import Value
 from grepq_metric.errors import InputError
 from grepq_metric.heads.regressor import GRepQRegressor
 from grepq_metric.images import PixelLimitError, decode_image, image_header, read_bytes
-from grepq_metric.model import GRepQ
+from grepq_metric.model import PATHWAYS, GRepQ
 
 _FLAT = 2 / 255
 
@@ -78,7 +78,7 @@ class Scorer:
 
     def columns(self) -> tuple[str, ...]:
         """Of the rows, in order."""
-        scores: tuple[str, ...] = ("score", "low", "high")
+        scores: tuple[str, ...] = ("score", *PATHWAYS)
         if self.regressor is not None:
             scores = ("mos",) if self.interval is None else ("mos", "mos_low", "mos_high")
         maps = () if self.maps is None else ("map",)
@@ -110,7 +110,7 @@ class Scorer:
     def _scores(self, x: Tensor) -> dict[str, float | None]:
         if self.regressor is None:
             parts = self.model.components(x)
-            return {name: None if (part := parts[name]) is None else part.item() for name in ("score", "low", "high")}
+            return {name: None if (part := parts[name]) is None else part.item() for name in ("score", *PATHWAYS)}
         if (kind := self.regressor.features_) is None:
             raise InputError("the head was fitted to features of no model")
         features = self.model.features(x, kind).double().cpu().numpy()

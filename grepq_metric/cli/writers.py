@@ -22,7 +22,7 @@ from grepq_metric.files import disk_error
 
 Value: TypeAlias = str | int | float | None
 Row: TypeAlias = Mapping[str, Value]
-SCORES = ("score", "low", "high", "mos", "mos_low", "mos_high")
+SCORES = ("score", "low", "semantic", "high", "mos", "mos_low", "mos_high")
 """Columns of real numbers, which are written with six significant digits: a photo's score is known no better."""
 
 

@@ -250,7 +250,7 @@ class RidgeHead(RegressorMixin, BaseEstimator):
 
 
 class _Ridge:
-    """Weighted ridge regression on ``(n, C)`` features beside ``(n, k)`` columns without a penalty, for any values and penalty.
+    """Weighted ridge regression on ``(n, C)`` features beside ``(n, k)`` columns without a penalty.
 
     What the columns explain is projected out of the features, and one eigendecomposition, of the smaller side, does for all
     penalties.

@@ -21,8 +21,8 @@ def grepq(x: Tensor, data_range: float = 1.0, reduction: str = "mean", weights: 
         x: ``(N, 3, H, W)`` RGB or ``(N, 1, H, W)`` grey in [0, `data_range`]; integers are taken, too.
         data_range: largest value of `x`: 1 or 255.
         reduction: ``mean`` (piq's default), ``sum`` or ``none`` over images.
-        weights: as in `GRepQ.from_pretrained`; by default ``grepq-sem``. They are loaded once for each device: a folder that is written anew later
-            does not change what this process computes.
+        weights: as in `GRepQ.from_pretrained`; by default ``grepq-sem``. They are loaded once for each device: a folder that
+            is written anew later does not change what this process computes.
 
     Returns:
         A scalar, or ``(N,)`` with the reduction ``none``. Gradients flow to `x`.

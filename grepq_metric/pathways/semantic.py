@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -71,14 +71,11 @@ class SemanticPathway(Pathway):
     def __init__(self, config: SemanticConfig | None = None) -> None:
         super().__init__(config or SemanticConfig())
         self.backbone = backbone(self.config.architecture)
-        width = 2 * sum(self.backbone.feature_info.channels())
-        hidden = self.config.hidden
-        self.head = (
-            nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
-            if hidden
-            else nn.Sequential(nn.Linear(width, 1))
-        )
-        nn.init.constant_(self.head[-1].bias, torch.nan)  # until weights are loaded
+        stages: Any = self.backbone.feature_info
+        width, hidden = 2 * sum(stages.channels()), self.config.hidden
+        last = nn.Linear(hidden or width, 1)
+        nn.init.constant_(last.bias, torch.nan)  # until weights are loaded
+        self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), last) if hidden else nn.Sequential(last)
 
     def parts(self, x: Tensor, *, patches: int | None = None, checkpoint: bool = True) -> dict[str, Tensor]:
         """``quality`` of images, ``(N,)``, see `Pathway.parts`; this pathway has no patches and keeps all activations."""
@@ -88,10 +85,9 @@ class SemanticPathway(Pathway):
         """See `Pathway.features`: ``semantic``: mean and standard deviation of the maps, stage by stage, ``(N, C)``."""
         if not {"semantic", "score"}.intersection(kinds):
             return {}
-        found = moments(self.maps(x))
-        return ({"semantic": found} if "semantic" in kinds else {}) | (
-            {"score": self.quality(found)} if "score" in kinds else {}
-        )
+        values = moments(self.maps(x))
+        found = {"semantic": values} if "semantic" in kinds else {}
+        return found | ({"score": self.quality(values)} if "score" in kinds else {})
 
     def feature_blocks(self, kind: str) -> tuple[int, ...]:
         """See `Pathway.feature_blocks`: one of each stage."""
@@ -117,17 +113,17 @@ class SemanticPathway(Pathway):
         The moments are those of windows of 3 x 3 cells, 96 pixels, where they lie in the image.
         """
         maps = [wide(stage) for stage in self.maps(x)]
-        size = maps[-1].shape[-2:]
+        rows, columns = maps[-1].shape[-2:]
         local = []
         for stage in maps:
-            means, squares = (_windows(F.adaptive_avg_pool2d(value, size)) for value in (stage, stage.square()))
+            means, squares = (_windows(F.adaptive_avg_pool2d(value, (rows, columns))) for value in (stage, stage.square()))
             local += [means, (squares - means.square()).clamp_min(SMALLEST_VARIANCE).sqrt()]
         joined = torch.cat(local, 1)
-        return self.quality(joined.permute(0, 2, 3, 1).flatten(0, 2)).view(len(x), 1, *size)
+        return self.quality(joined.permute(0, 2, 3, 1).flatten(0, 2)).view(len(x), 1, rows, columns)
 
     def check(self) -> None:
         """See `Pathway.check`: the head has values."""
-        if self.head[-1].bias.isnan().any():
+        if any(bool(value.isnan().any()) for value in self.head.parameters()):
             raise InputError("the model has no weights: load some with GRepQ.from_pretrained")
 
 
@@ -156,7 +152,7 @@ def backbone(architecture: str) -> nn.Module:
 
     if architecture not in timm.list_models(architecture):
         raise InputError(f"unknown architecture {architecture!r}, expected one that timm.list_models() names")
-    network = timm.create_model(architecture, pretrained=False, features_only=True)
+    network: Any = timm.create_model(architecture, pretrained=False, features_only=True)
     if network.feature_info.reduction() != [2, 4, 8, 16, CELL]:
         raise InputError(f"{architecture} has stages of strides {network.feature_info.reduction()}, expected 2 to {CELL}")
     return network

@@ -46,8 +46,8 @@ Pathways: {{ pathways }}.
 _LIMITS = {
     "low": "- The low-level pathway knows distortions, not content: it can't tell a well composed photo from a dull one, and "
     "takes a smooth or blurred background for a loss of quality. Resizing a photo changes its score.",
-    "semantic": "- The semantic pathway learned from full-reference metrics on synthetic distortions: it was not told what people "
-    "like, and knows the things of ImageNet better than others.",
+    "semantic": "- The semantic pathway learned from full-reference metrics on synthetic distortions: it was not told what "
+    "people like, and knows the things of ImageNet better than others.",
     "high": "- The high-level pathway judges a photo as CLIP understands the words of two prompts, with CLIP's biases; it was "
     "not made to judge people or places.",
 }
