@@ -103,7 +103,7 @@ def test_each_block_has_its_penalty_and_the_score_none(data, scored):
 
 def test_the_slope_of_a_score_stays_positive(data):
     x, y = data
-    score = np.random.default_rng(2).permutation(80.0) - 5 * y  # the labels say the opposite
+    score = np.random.default_rng(2).permutation(80) - 5 * y  # the labels say the opposite
     for columns in (score[:, None], np.column_stack([score, x])):
         head = RidgeHead(scored=True).fit(columns, y)
         assert head.coef_[0] == pytest.approx(0.1 * y.std(), rel=1e-9)
