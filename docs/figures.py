@@ -184,30 +184,47 @@ def synthetic() -> str:
 @figure(FROM_FILES)
 def few_labels() -> str:
     rows = rows_of("few_labels", "accuracy")
-    budgets, kinds = (list(dict.fromkeys(row[key] for row in rows)) for key in ("labels", "features"))
-    found = {(row["features"], row["labels"]): f"{row['srcc']:.3f} / {row['plcc']:.3f}" for row in rows}
-    cells = ([_features(kind), *(found[kind, budget] for budget in budgets)] for kind in kinds)
-    return f"{table(['features', *(f'{n} labels' for n in budgets)], cells)}\n\n{measured('few_labels')}"
+    budgets, heads = (list(dict.fromkeys(row[key] for row in rows)) for key in ("labels", "head"))
+    found = {(row["head"], row["labels"]): f"{row['srcc']:.3f}" for row in rows}
+    cells = ([_head(head), *(found[head, budget] for budget in budgets)] for head in heads)
+    return f"{table(['head', *(f'{n} labels' for n in budgets)], cells)}\n\n{measured('few_labels')}"
 
 
-def _features(kind: Value) -> str:
-    name, _, of = str(kind).partition(", ")
-    return ", ".join([shown(name), *({"image": "whole image"}.get(part, part) for part in [of] if part)])
+def _head(head: Value) -> str:
+    name, _, kind = str(head).partition(", ")
+    return ", ".join([f"`{name}`" if name.startswith("grepq") else name, kind.replace("image", "whole image")])
+
+
+@figure(FROM_FILES)
+def nested_heads() -> str:
+    cells = (
+        [_head(row["head"]), f"{row['srcc']:.3f} ({row['srcc_low']:.3f} to {row['srcc_high']:.3f})"]
+        for row in rows_of("few_labels", "nested")
+    )
+    return table(["head", "SRCC (95 % interval)"], cells)
+
+
+@figure(FROM_FILES)
+def travel() -> str:
+    rows = rows_of("few_labels", "travel")
+    fitted = [str(row["tested"]) for row in rows]
+    cells = ([str(row["tested"]), *(f"{row[key]:.3f}" for key in ("score", *fitted))] for row in rows)
+    return table(["tested on", "score alone", *(f"fitted to {name}" for name in fitted)], cells)
 
 
 @figure(FROM_FILES)
 def intervals() -> str:
     return table(
-        ["features", "labels", "share, median (least to most of the draws)", "width"],
+        ["head", "labels", "share, median (least to most of the draws)", "width"],
         (
             [
-                _features(row["features"]),
+                _head(row["head"]),
                 str(row["labels"]),
                 f"{row['coverage']:.3f} ({row['coverage_least']:.3f} to {row['coverage_most']:.3f})",
                 f"{row['width']:.2f}",
             ]
             for row in rows_of("few_labels", "accuracy")
-            if str(row["features"]).startswith("grepq-ll")
+            if str(row["head"]).startswith("grepq-sem") and "coverage" in row
         ),
     )
 
@@ -216,15 +233,15 @@ def intervals() -> str:
 def selection() -> str:
     rows = rows_of("few_labels", "suggestions")
     ways = [way for way in dict.fromkeys(row["way"] for row in rows) if way != "random"]
-    found = {(row["features"], row["labels"], row["way"]): row for row in rows}
+    found = {(row["head"], row["labels"], row["way"]): row for row in rows}
     cells = []
-    for kind, labels in dict.fromkeys((row["features"], row["labels"]) for row in rows):
-        line = [_features(kind), str(labels), f"{found[kind, labels, 'random']['srcc']:.3f}"]
+    for head, labels in dict.fromkeys((row["head"], row["labels"]) for row in rows):
+        line = [_head(head), str(labels), f"{found[head, labels, 'random']['srcc']:.3f}"]
         for way in ways:
-            row = found[kind, labels, way]
+            row = found[head, labels, way]
             line.append(f"{row['srcc']:.3f} ({row['gain']:+.3f}, {row['better']}/{row['halves']})")
         cells.append(line)
-    return table(["features", "labels", "random", *map(str, ways)], cells)
+    return table(["head", "labels", "random", *map(str, ways)], cells)
 
 
 @figure(FROM_FILES)

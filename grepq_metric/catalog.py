@@ -154,3 +154,36 @@ def names() -> list[str]:
 def find(name: str) -> Entry | None:
     """The entry of a name (its newest tag) or of a tag; None if there is none."""
     return next((entry for entry in ENTRIES if name in (entry.name, entry.tag)), None)
+
+
+@dataclass(frozen=True)
+class HeadEntry:
+    """A head in this package: ``assets/heads/NAME.safetensors``, fitted by ``grepq fit``.
+
+    Attributes:
+        name: as in ``grepq score --head`` and `GRepQRegressor.load`.
+        metric: name of the weights that it belongs to.
+        source: what it was fitted to, in a line; more in ``assets/heads/NAME.md``.
+        licence: its terms.
+    """
+
+    name: str
+    metric: str
+    source: str
+    licence: str
+
+
+HEADS = (
+    HeadEntry(
+        name="biq2021",
+        metric="grepq-sem",
+        source="1,000 opinion scores of BIQ2021 (Ahmed and Asif, 2022), from 0 to 1, 30 observers in a laboratory",
+        licence="MIT; the opinion scores are BIQ2021's",
+    ),
+)
+"""All heads in this package."""
+
+
+def find_head(name: str) -> HeadEntry | None:
+    """The head of a name; None if there is none."""
+    return next((entry for entry in HEADS if entry.name == name), None)

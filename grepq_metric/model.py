@@ -220,28 +220,71 @@ class GRepQ(
         x = x.to(next(self.parameters()).dtype).expand(-1, 3, -1, -1)
         return pad_to(x, self.least_side)
 
-    def features(self, x: Tensor, kind: str = "image") -> Tensor:
+    def features(self, x: Tensor, kind: str | None = None) -> Tensor:
         """Frozen features, for the paper's data-efficient prediction. `x` as for `forward`.
 
         Args:
             x: images.
-            kind: ``image``: the encoder's features of the whole image, as in the paper. ``patches``, which is not in the
-                paper: mean and standard deviation of its features over the patches of the zero-shot score.
+            kind: names joined by ``+``, see `feature_kind`:
+
+                - ``semantic``: mean and standard deviation of the maps of each stage of the semantic pathway, 1,120;
+                - ``patches``: mean and standard deviation of the low-level features over the patches of the score, 256;
+                - ``image``: low-level features of the whole image, 128, as in the paper;
+                - ``clip``: CLIP's embedding, 1,024; with any of the above it is always there, if the weights have it;
+                - ``score``: the zero-shot score, as `forward` gives it.
 
         Returns:
-            ``(N, 1152)``: CLIP's embedding (1024), then the low-level features (128; ``patches``: 256); one of the two where
-            the weights hold one pathway.
+            ``(N, C)``, in the order score, CLIP's, semantic, low-level ones.
 
         Raises:
-            InputError: as `forward`, or `kind` is unknown or needs a pathway that the weights lack.
+            InputError: as `forward` and `feature_kind`.
         """
-        if kind not in FEATURE_KINDS:
-            raise InputError(f"unknown kind of features {kind!r}, expected one of {', '.join(FEATURE_KINDS)}")
-        if kind == "patches" and self.low is None:
-            raise InputError(f"{self.name} has no low-level pathway, and so no features of patches")
+        kinds = self.feature_kind(kind).split("+")
         prepared = self.prepare(x)
-        found = [pathway.features(prepared, kind) for pathway in reversed(self._joined())]
-        return torch.cat(found, dim=1).to(result_type(x))
+        found: dict[str, Tensor] = {}
+        score = prepared.new_zeros(len(prepared), dtype=torch.float64)
+        for pathway in self._joined():
+            found.update(pathway.features(prepared, kinds))
+            if "score" in kinds:
+                score = score + found["score"].double()
+        if "score" in kinds:
+            found["score"] = score.unsqueeze(1)
+        return torch.cat([found[name].to(result_type(x)) for name in kinds], dim=1)
+
+    def feature_kind(self, kind: str | None = None) -> str:
+        """The whole name of a kind of features: in order, CLIP's with the others.
+
+        Args:
+            kind: some of `FEATURE_KINDS` joined by ``+``, for example ``semantic+patches``; None: what predicts opinion
+                scores best, by ``python -m benchmarks.studies.few_labels``: all that there is of ``clip``, ``semantic`` and
+                ``patches``.
+
+        Raises:
+            InputError: a name is unknown or given twice, or needs a pathway that the weights lack.
+        """
+        if kind is None:
+            kind = "+".join(pathway.kinds[0] for pathway in self._joined())
+        names = kind.split("+")
+        if len(set(names)) < len(names) or not set(names) <= set(FEATURE_KINDS):
+            raise InputError(f"unknown kind of features {kind!r}, expected some of {', '.join(FEATURE_KINDS)} joined by +")
+        needed = {"clip": "high-level", "semantic": "semantic", "patches": "low-level", "image": "low-level"}
+        given = [name for pathway in self._joined() for name in pathway.kinds]
+        for name in names:
+            if name in needed and name not in given:
+                raise InputError(f"{self.name} has no {needed[name]} pathway, and so no features {name!r}")
+        clip = ["clip"] if "clip" in given and names != ["score"] else []
+        return "+".join(name for name in FEATURE_KINDS if name in [*names, *clip])
+
+    def feature_blocks(self, kind: str | None = None) -> tuple[int, ...]:
+        """Widths of the blocks that a kind of features is made of, in order; their sum is C. `kind` as for `feature_kind`.
+
+        The semantic pathway has a block for each stage, all others have one; the score is a block of 1.
+        """
+        blocks: list[int] = []
+        for name in self.feature_kind(kind).split("+"):
+            found = [pathway for pathway in self._joined() if name in pathway.kinds]
+            blocks += found[0].feature_blocks(name) if found else (1,)
+        return tuple(blocks)
 
     def distance_map(self, x: Tensor) -> Tensor:
         """Distance of each patch to the pristine statistics. `x` as for `forward`.

@@ -7,11 +7,10 @@ from sklearn.linear_model import Ridge
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from grepq_metric import GRepQRegressor
-from grepq_metric.heads.evaluation import held_out
 from grepq_metric.heads.ridge import ALPHAS, RidgeHead
 
 
-@parametrize_with_checks([RidgeHead(), RidgeHead(alpha=1.0)])
+@parametrize_with_checks([RidgeHead(), RidgeHead(alpha=1.0), RidgeHead(scored=True)])
 def test_the_ridge_head_passes_every_check_of_scikit_learn(estimator, check):
     check(estimator)
 
@@ -45,20 +44,25 @@ def raters(count):
     return w / w.mean()
 
 
-def reference(x, y, w, alpha):
-    """Ridge on standardised features, by the normal equations."""
+def reference(x, y, w, alpha, blocks=None, scored=False):
+    """Ridge on standardised features, by the normal equations; the last features are penalised, by block."""
     mean = (w[:, None] * x).sum(0) / w.sum()
     scale = np.sqrt((w[:, None] * (x - mean) ** 2).sum(0) / w.sum())
+    blocks = blocks or (x.shape[1] - scored,)
+    whole = np.sqrt(blocks).sum()
+    penalty = np.diag([*[0.0] * scored, *(alpha * np.sqrt(c) * whole for c in blocks for _ in range(c))])
     z, offset = (x - mean) / scale, (w * y).sum() / w.sum()
-    beta = np.linalg.solve(z.T @ (w[:, None] * z) + alpha * np.eye(z.shape[1]), z.T @ (w * (y - offset)))
+    beta = np.linalg.solve(z.T @ (w[:, None] * z) + penalty, z.T @ (w * (y - offset)))
     return lambda new: (new - mean) / scale @ beta + offset
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("count", [10, 80])
-def test_it_is_the_papers_ridge_regression(data, weighted, count):
-    x, y = data[0][:count], data[1][:count]
-    w = raters(count) if weighted else None
+@pytest.mark.parametrize("count", [10, 80, 200])
+def test_it_is_the_papers_ridge_regression(weighted, count):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(count, 128)) * rng.uniform(0.1, 5, 128) + 3
+    y = 50 + 4 * (x[:, :4] - 3).sum(1) + rng.normal(size=count)
+    w = rng.integers(3, 30, count) / 10.0 if weighted else None
     weights = np.ones(count) if w is None else w
     head = RidgeHead().fit(x, y, w)
     errors = {}
@@ -68,38 +72,55 @@ def test_it_is_the_papers_ridge_regression(data, weighted, count):
         left = []
         for i in range(count):
             others = np.arange(count) != i
-            left.append(Ridge(alpha).fit(z[others], y[others], weights[others]).predict(z[i : i + 1])[0] - y[i])
+            ridge = Ridge(128 * alpha).fit(z[others], y[others], weights[others])
+            left.append(ridge.predict(z[i : i + 1])[0] - y[i])
         errors[alpha] = (weights * np.square(left)).sum()
         if alpha == head.alpha_:
             assert head.residuals_ == pytest.approx(-np.array(left), rel=1e-8, abs=1e-8)
     assert head.alpha_ == min(errors, key=errors.get)
-    assert head.predict(data[0]) == pytest.approx(reference(x, y, weights, head.alpha_)(data[0]), rel=1e-9)
+    assert head.predict(x) == pytest.approx(reference(x, y, weights, head.alpha_)(x), rel=1e-9)
 
 
-FROZEN = {
-    ("cv", False): ([55.38234490577812, 43.85693202069719], [[19.392357860977057, 89.5681424854169]]),
-    ("cv", True): ([52.98410010819781, 42.577421524757455], [[16.81858970939132, 88.535602928466]]),
-    (10.0, False): ([62.28925948663593, 35.11861725561948], [[24.432054025004405, 100.13099088446907]]),
-    (10.0, True): ([58.420566990527334, 34.69922282690804], [[20.062881921870037, 98.38640374829615]]),
-}
-"""Of the code at f5e832c."""
-
-
-@pytest.mark.parametrize(("alpha", "weighted"), FROZEN)
-def test_numbers_are_those_of_the_first_regressor(data, alpha, weighted):
+@pytest.mark.parametrize("scored", [False, True])
+def test_each_block_has_its_penalty_and_the_score_none(data, scored):
     x, y = data
-    predicted, interval = FROZEN[alpha, weighted]
-    head = RidgeHead(alpha).fit(x[:60], y[:60], raters(60) if weighted else None)
-    assert head.predict(x[60:62]) == pytest.approx(predicted, rel=1e-9)
-    assert head.predict_interval(x[60:61], level=0.9) == pytest.approx(np.array(interval), rel=1e-9)
+    w = raters(80)
+    blocks = (128 - 30 - scored, 30)
+    head = RidgeHead(0.5, blocks, scored).fit(x, y, w)
+    assert head.predict(x) == pytest.approx(reference(x, y, w, 0.5, blocks, scored)(x), rel=1e-9)
+    for i in (0, 7):
+        others = np.arange(80) != i
+        z = (x - head.mean_) / head.scale_
+        design = np.hstack([np.ones((80, 1)), z])
+        whole = np.sqrt(blocks).sum()
+        penalty = np.diag([0.0] * (1 + scored) + [0.5 * np.sqrt(c) * whole for c in blocks for _ in range(c)])
+        kept = design[others]
+        beta = np.linalg.solve(kept.T @ (w[others, None] * kept) + penalty, kept.T @ (w[others] * y[others]))
+        assert head.residuals_[i] == pytest.approx(y[i] - design[i] @ beta, rel=1e-8)
+        change = -head.residuals_[i] * head.influence_[i]
+        assert beta == pytest.approx(np.append(head.intercept_, head.coef_) + change, rel=1e-5, abs=1e-5)
 
 
-def test_held_out_numbers_are_those_of_the_first_regressor(data):
-    x, y = data[0][:60], data[1][:60]
-    found = held_out(RidgeHead(), x, y, raters(60))
-    assert found.table["SRCC"] == pytest.approx((0.45604334537371494, 0.20972337229435764, 0.6646868633473638), rel=1e-9)
-    assert found.table["RMSE"] == pytest.approx((23.01272257459555, 18.592313205139263, 27.10665424616647), rel=1e-9)
-    assert found.predicted[:2] == pytest.approx([71.21577173912377, 43.201713331879795], rel=1e-9)
+def test_the_slope_of_a_score_stays_positive(data):
+    x, y = data
+    score = np.random.default_rng(2).permutation(80) - 5 * y  # the labels say the opposite
+    for columns in (score[:, None], np.column_stack([score, x])):
+        head = RidgeHead(scored=True).fit(columns, y)
+        assert head.coef_[0] == pytest.approx(0.1 * y.std(), rel=1e-9)
+        assert not head.influence_[:, 1].any()
+    line = RidgeHead(scored=True).fit(-score[:, None], y)
+    assert line.alpha_ == 0
+    assert line.coef_[0] == pytest.approx(np.polyfit((-score - (-score).mean()) / score.std(), y, 1)[0], rel=1e-9)
+    assert (np.diff(line.predict(np.sort(-score)[:, None])) > 0).all()
+
+
+@pytest.mark.parametrize("features", [0, 40])
+def test_what_features_cannot_say_leaves_the_order_of_the_score(features):
+    rng = np.random.default_rng(0)
+    score, noise = rng.normal(size=60), rng.normal(size=(60, features))
+    head = RidgeHead(scored=True).fit(np.column_stack([score, noise]), score + 0.3 * rng.normal(size=60))
+    fresh = np.column_stack([rng.normal(size=500), rng.normal(size=(500, features))])
+    assert np.corrcoef(head.predict(fresh), fresh[:, 0])[0, 1] > 0.98
 
 
 def test_intervals_are_the_jackknifes(data):
@@ -109,14 +130,14 @@ def test_intervals_are_the_jackknifes(data):
     low, high = [], []
     for i in range(60):
         others = np.arange(60) != i
-        ridge = Ridge(10).fit(z[:60][others], y[:60][others])
+        ridge = Ridge(1280).fit(z[:60][others], y[:60][others])
         error, predicted = abs(y[i] - ridge.predict(z[i : i + 1])[0]), ridge.predict(z[60:])
         low.append(predicted - error)
         high.append(predicted + error)
     interval = head.predict_interval(x[60:], level=0.9)
     rank = 55  # ceil(0.9 * 61)
-    assert interval[:, 0] == pytest.approx(np.sort(low, 0)[60 - rank], rel=1e-9)
-    assert interval[:, 1] == pytest.approx(np.sort(high, 0)[rank - 1], rel=1e-9)
+    assert interval[:, 0] == pytest.approx(np.sort(low, 0)[60 - rank], rel=1e-5)
+    assert interval[:, 1] == pytest.approx(np.sort(high, 0)[rank - 1], rel=1e-5)
     predicted = head.predict(x[60:])
     assert (interval[:, 0] < predicted).all()
     assert (predicted < interval[:, 1]).all()
@@ -126,11 +147,11 @@ def test_intervals_are_the_jackknifes(data):
         head.predict_interval(x, level=90)
 
 
-def test_many_labels_need_no_predictions_without_each():
+def test_many_labels_need_no_influence_of_each():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1100, 6))
     head = RidgeHead().fit(x, x[:, 0] + 0.3 * rng.normal(size=1100))
-    assert head.left_out_.shape == (0, 7)
+    assert head.influence_.shape == (0, 7)
     fresh = rng.normal(size=(2000, 6))
     truth = fresh[:, 0] + 0.3 * rng.normal(size=2000)
     low, high = head.predict_interval(fresh, level=0.8).T
@@ -161,6 +182,10 @@ def test_tensors_are_predicted_as_arrays_are_and_with_gradients(data):
     ("alpha", "change", "message"),
     [
         (-1, lambda x, y: (x, y), 'alpha must be "cv" or a positive number, got -1'),
+        ({"blocks": (100, 27)}, lambda x, y: (x, y), r"sum is the number of features, 128, got \[100, 27\]"),
+        ({"blocks": (128,), "scored": True}, lambda x, y: (x, y), "features beside the score, 127, got"),
+        ({"blocks": (0, 128)}, lambda x, y: (x, y), "blocks must be widths"),
+        ({"scored": True}, lambda x, y: (x[:2], y[:2]), "with a score, expected 3 different samples or more, got 2"),
         (True, lambda x, y: (x, y), 'alpha must be "cv" or a positive number, got True'),
         ("auto", lambda x, y: (x, y), "alpha must be \"cv\" or a positive number, got 'auto'"),
         (np.inf, lambda x, y: (x, y), "got inf"),
@@ -172,5 +197,6 @@ def test_tensors_are_predicted_as_arrays_are_and_with_gradients(data):
     ],
 )
 def test_what_makes_no_head_is_refused(data, alpha, change, message):
+    head = RidgeHead(**alpha) if isinstance(alpha, dict) else RidgeHead(alpha)
     with pytest.raises(ValueError, match=message):
-        RidgeHead(alpha).fit(*change(*data))
+        head.fit(*change(*data))

@@ -116,11 +116,14 @@ class _Lookup:
 
 @dataclass(frozen=True)
 class GRepQOptions:
-    """Options of GRepQ: other weights, a head of `grepq fit`, and the kind of features that heads are fitted to."""
+    """Options of GRepQ: other weights, a head of `grepq fit`, and the kind of features that heads are fitted to.
+
+    Features are by default those that predict best, see `GRepQ.feature_kind`.
+    """
 
     weights: str = ""
     head: str = ""
-    features: str = "image"
+    features: str = ""
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,8 @@ def _grepq(name: str, options: GRepQOptions, device: str) -> Metric:
     except WeightsError as error:
         raise UnavailableError(f"{name}: {error}") from error
 
+    chosen = model.feature_kind(options.features or None)
+
     def score(image: torch.Tensor | None, reference: torch.Tensor | None, item: str) -> float:
         if image is None:
             raise ValueError(f"{name} needs an image")
@@ -206,12 +211,11 @@ def _grepq(name: str, options: GRepQOptions, device: str) -> Metric:
 
     def features(image: torch.Tensor) -> np.ndarray:
         with torch.inference_mode():
-            return model.features(image.to(device), options.features)[0].float().cpu().numpy()
+            return model.features(image.to(device), chosen)[0].float().cpu().numpy()
 
-    features(torch.zeros(1, 3, 96, 96))  # says now, and not after hours, that there are no such features
     head = f"+head-{sha256(options.head)[:8]}" if options.head else ""
-    kind = "" if options.features == "image" else f"+{options.features}"
-    provenance = {"metric": name, "weights": model.weights_id, "features": options.features}
+    kind = f"+{options.features}" if options.features else ""
+    provenance = {"metric": name, "weights": model.weights_id, "features": chosen}
     provenance |= {"head": Path(options.head).name} if options.head else {}
     short = f"{model.name}{'+head' if head else ''}{kind}"
     return Metric(model.weights_id + head + kind, short, "NR", False, score, features, None, provenance)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from grepq_metric import catalog
 from grepq_metric.cli.photos import PhotoArguments
 from grepq_metric.cli.writers import input_identities, refuse_existing
 from grepq_metric.errors import InputError
@@ -34,11 +35,13 @@ EPILOG = """\
 """
 
 
-class Features(str, Enum):
-    """What a head predicts from."""
+class Kind(str, Enum):
+    """What a head does with score and features."""
 
-    patches = "patches"
-    image = "image"
+    auto = "auto"
+    monotone = "monotone"
+    shrunk = "shrunk"
+    ridge = "ridge"
 
 
 def fit(
@@ -51,12 +54,18 @@ def fit(
         None, "--output", "-o", help="The head to write, a .safetensors file; with --suggest, a CSV file to fill in."
     ),
     overwrite: bool = typer.Option(False, "--overwrite", help="Replace files that --output and --plot name."),
-    metric: str = typer.Option(None, help="Whose features: **grepq-ll** (default), **grepq** or **grepq-hl**."),
+    metric: str = typer.Option(None, help=f"Whose features: {', '.join(catalog.names())}. Default: {catalog.DEFAULT}."),
     weights: str = typer.Option(None, help="A weights folder or a Hub repository user/name."),
-    features: Features = typer.Option(
+    kind: Kind = typer.Option(
+        Kind.auto,
+        help="**monotone**: a rising line of the score; **shrunk**: the line, and features as far as the ratings bear them "
+        "out; **ridge**: features alone, as in the paper. **auto**: monotone with fewer than 30 ratings, else shrunk.",
+    ),
+    features: str = typer.Option(
         None,
-        help="**patches**: mean and deviation over patches, the default where there is a low-level pathway; **image**: of the "
-        "whole photo, as in the paper.",
+        metavar="KIND[+KIND]",
+        help="**semantic**; low-level of **patches** or of the whole **image**, as in the paper; **clip**, which is always "
+        "there if the weights have it. Default: all that the metric has, of patches.",
     ),
     image_column: str = typer.Option("image", help="Column of photos; relative paths start at --root."),
     mos_column: str = typer.Option("mos", help="Column of opinion scores, on any scale, higher is better."),
@@ -88,14 +97,16 @@ def fit(
         if path is not None:
             refuse_existing(path, option, read, overwrite)
     from grepq_metric.cli.loading import load_model
+    from grepq_metric.heads.regressor import whole_kind
 
     model = load_model(metric, weights, device)
     typer.echo(f"{model.weights_id} on {model.device}", err=True)
-    x, usable, kind = _features(model, photos, features, cache, no_cache)
+    wanted = whole_kind(model, "ridge" if labels is None or kind is Kind.ridge else "shrunk", features)
+    x, usable = _features(model, photos, wanted, cache, no_cache)
     if labels is None:
         _suggest(x, [photos[i] for i in usable], suggest, output)
     else:
-        _fit(model, x, labels, usable, kind, output, plot)
+        _fit(model, x, labels, usable, kind, features, output, plot)
     if failed := len(photos) - len(usable):
         typer.secho(f"{failed} of the photos could not be read, and are left out", fg="yellow", err=True)
         raise typer.Exit(1)
@@ -153,13 +164,10 @@ def _find(paths: list[Path], count: int) -> list[Path]:
     return photos
 
 
-def _features(
-    model: GRepQ, photos: list[Path], features: Features | None, cache: Path | None, no_cache: bool
-) -> tuple[np.ndarray, list[int], str]:
-    """Features of the photos that can be read, their positions, and the kind of features."""
-    from grepq_metric.heads.features import default_cache, default_kind, photo_features
+def _features(model: GRepQ, photos: list[Path], kind: str, cache: Path | None, no_cache: bool) -> tuple[np.ndarray, list[int]]:
+    """Features of the photos that can be read, and their positions."""
+    from grepq_metric.heads.features import default_cache, photo_features
 
-    kind = default_kind(model) if features is None else features.value
     try:
         x, problems = photo_features(model, photos, kind, None if no_cache else cache or default_cache(), progress=True)
     except OSError as error:  # of the cache: photos that can't be read are problems
@@ -169,23 +177,33 @@ def _features(
     usable = [i for i in range(len(photos)) if i not in problems]
     if not usable:
         raise InputError("there are no photos that can be used")
-    return x[usable], usable, kind
+    return x[usable], usable
 
 
 def _fit(
-    model: GRepQ, x: np.ndarray, labels: Labels, usable: list[int], kind: str, output: Path | None, plot: Path | None
+    model: GRepQ,
+    x: np.ndarray,
+    labels: Labels,
+    usable: list[int],
+    kind: Kind,
+    features: str | None,
+    output: Path | None,
+    plot: Path | None,
 ) -> None:
     from grepq_metric.heads.evaluation import held_out
-    from grepq_metric.heads.regressor import GRepQRegressor
-    from grepq_metric.heads.ridge import RidgeHead
+    from grepq_metric.heads.regressor import GRepQRegressor, kind_for
 
     mos, weights = labels.mos[usable], None if labels.weights is None else labels.weights[usable]
-    regressor = GRepQRegressor(model, RidgeHead(), kind).fit(x, mos, weights)
+    chosen = kind_for(len(mos)) if kind is Kind.auto else kind.value
+    if chosen == "monotone":
+        x = x[:, :1]  # the score
+    regressor = GRepQRegressor(model, features=features, kind=chosen).fit(x, mos, weights)
     if output is not None:
         regressor.save(output)
-        typer.echo(f"{output}: {len(mos)} labels from {mos.min():g} to {mos.max():g}, {x.shape[1]} features of {kind}")
+        what = f"a head {chosen!r} of {x.shape[1]} features, {regressor.features_}"
+        typer.echo(f"{output}: {len(mos)} labels from {mos.min():g} to {mos.max():g}, {what}")
     try:
-        found = held_out(RidgeHead(), x, mos, weights)
+        found = held_out(regressor.head_, x, mos, weights)
     except InputError as error:
         lost = "not cross-validated" if plot is None else "not cross-validated and not drawn"
         typer.secho(f"{lost}: {error}", fg="yellow", err=True)

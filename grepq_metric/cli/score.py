@@ -14,6 +14,7 @@ from grepq_metric.cli.photos import PhotoArguments
 from grepq_metric.cli.progress import Progress
 from grepq_metric.cli.writers import Format, Results, format_for, input_identities, refuse_existing
 from grepq_metric.errors import InputError
+from grepq_metric.heads import headfile
 
 if TYPE_CHECKING:
     from grepq_metric.cli.maps import MapFolder
@@ -53,8 +54,8 @@ def score(
     head: Path = typer.Option(
         None,
         metavar="FILE",
-        help="A head, what `grepq fit` learned from your own ratings: instead of scores, print the mean opinion score (MOS) "
-        "that it predicts, on your scale.",
+        help="A head, what `grepq fit` learned from your own ratings, or **biq2021**, which is built in: instead of scores, "
+        "print the mean opinion score (MOS) that it predicts, on the scale of the ratings. It brings its built-in metric.",
     ),
     interval: float = typer.Option(
         None, metavar="SHARE", help="With --head: bounds between which this share of MOS will lie, for example 0.9."
@@ -123,7 +124,7 @@ def _check(output: Path | None, head: Path | None, interval: float | None, max_p
         raise InputError("standard output is closed: name a file with --output")
     if output is not None and not output.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {output.parent}")
-    if head is not None and not head.is_file():
+    if head is not None and not headfile.find(head).is_file():
         raise FileNotFoundError(f"no such head: {head}")
     if interval is not None and head is None:
         raise InputError("--interval is about a predicted MOS: it needs --head")
@@ -163,8 +164,10 @@ def _load(
 ) -> Scorer:
     from grepq_metric.cli.loading import load_model
     from grepq_metric.cli.scoring import Scorer
-    from grepq_metric.heads.regressor import GRepQRegressor
+    from grepq_metric.heads.regressor import GRepQRegressor, weights_of
 
+    if head is not None and metric is None and weights is None:
+        metric = weights_of(head)
     model = load_model(metric, weights, device)
     if maps is not None and model.semantic is None and model.low is None:
         raise InputError(f"--map needs the semantic or the low-level pathway, and {model.weights_id} has neither")

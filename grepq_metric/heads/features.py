@@ -24,24 +24,6 @@ def default_cache() -> Path:
     return huggingface_hub.cached_assets_path("grepq-metric", "features", "v1")
 
 
-def default_kind(model: GRepQ) -> str:
-    """The kind of features that predicts better from few labels: of patches, or of the image where there are no others.
-
-    The paper's setting is ``image``. Measured by ``python -m benchmarks.studies.few_labels``.
-    """
-    return "image" if model.low is None else "patches"
-
-
-@torch.inference_mode()
-def feature_width(model: GRepQ, kind: str) -> int:
-    """Number of features of a kind.
-
-    Raises:
-        ValueError: the kind is unknown or the weights have no such features.
-    """
-    return model.features(torch.zeros(1, 3, 96, 96, device=model.device), kind).shape[1]
-
-
 def photo_features(
     model: GRepQ,
     paths: Sequence[str | Path],
@@ -54,7 +36,7 @@ def photo_features(
     Args:
         model: whose features.
         paths: photo files.
-        kind: ``image`` or ``patches``; None: that of `default_kind`.
+        kind: see `GRepQ.feature_kind`.
         cache: folder where features are kept, keyed by the file's content, the weights' id and the kind; None: nowhere. A
             file that is in it is not decoded; what is damaged in it is made anew.
         progress: show a progress bar.
@@ -66,8 +48,8 @@ def photo_features(
         OSError: the cache can't be written; what it holds stays.
         ValueError: the kind is unknown or the weights have no such features.
     """
-    kind = default_kind(model) if kind is None else kind
-    rows = np.full((len(paths), feature_width(model, kind)), np.nan, np.float32)
+    kind = model.feature_kind(kind)
+    rows = np.full((len(paths), sum(model.feature_blocks(kind))), np.nan, np.float32)
     store = None if cache is None else _Store(Path(cache) / f"{folder_name(model.weights_id)}-{kind}", rows.shape[1])
 
     def read(path: str | Path) -> tuple[str, np.ndarray | None, torch.Tensor | None]:

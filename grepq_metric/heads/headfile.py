@@ -13,18 +13,22 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from grepq_metric import catalog
 from grepq_metric.errors import WeightsError
 from grepq_metric.files import whole_file
 
+FOLDER = Path(__file__).resolve().parents[1] / "assets" / "heads"
 KIND = "grepq-metric head"
-FORMAT = f"{KIND} 2"
+FORMAT = f"{KIND} 3"
+SINGLE = ("influence",)
+"""Arrays that are float32; all others are float64."""
 
 
 class HeadFacts(TypedDict):
     """What a head is."""
 
     head: str
-    """Kind of regression."""
+    """Kind of regression: ``monotone``, ``shrunk`` or ``ridge``."""
     weights_id: str
     """Weights whose features it was fitted to."""
     features: str
@@ -34,28 +38,34 @@ class HeadFacts(TypedDict):
     mos_min: float
     mos_max: float
     alpha: float
-    """Ridge penalty."""
+    """Ridge penalty; 0 where there is none."""
     date: str
     """Day of fitting, ISO 8601."""
 
 
+def find(head: str | Path) -> Path:
+    """The file of a head: a path, or the name of one in this package, see `catalog.HEADS`."""
+    entry = catalog.find_head(str(head))
+    return Path(head) if entry is None else FOLDER / f"{entry.name}.safetensors"
+
+
 def is_head(path: str | Path) -> bool:
-    """Whether a file is a head, of this format or another one; False where it can't be read."""
+    """Whether a file or name is a head, of this format or another one; False where it can't be read."""
     try:
-        with safe_open(path, "numpy") as file:
+        with safe_open(find(path), "numpy") as file:
             return (file.metadata() or {}).get("format", "").startswith(KIND)
     except (SafetensorError, OSError):
         return False
 
 
 def describe(path: str | Path) -> HeadFacts:
-    """What a head file is, without the model that it belongs to.
+    """What a head is, a file or a name, without the model that it belongs to.
 
     Raises:
         FileNotFoundError: there is no such file.
         WeightsError: it is damaged or no head; the message says what is wrong.
     """
-    path = Path(path)
+    path = find(path)
     if not path.exists():
         raise FileNotFoundError(f"no head at {path}")
     try:
@@ -77,15 +87,16 @@ def describe(path: str | Path) -> HeadFacts:
 
 
 def read(path: str | Path) -> tuple[HeadFacts, dict[str, np.ndarray]]:
-    """Facts and arrays, all float64, of a head file. Errors as in `describe`."""
-    facts = describe(path)
+    """Facts and arrays of a head, a file or a name. Errors as in `describe`."""
+    path, facts = find(path), describe(path)
     arrays = {}
     try:
         with safe_open(path, "numpy") as file:
             for name in file.keys():  # noqa: SIM118
                 kind = file.get_slice(name).get_dtype()
-                if kind != "F64":
-                    raise WeightsError(f"{path} is damaged: {name!r} is {kind}, expected F64")
+                expected = "F32" if name in SINGLE else "F64"
+                if kind != expected:
+                    raise WeightsError(f"{path} is damaged: {name!r} is {kind}, expected {expected}")
                 arrays[name] = file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} is damaged or no head: {error}") from error
@@ -99,13 +110,14 @@ def write(path: str | Path, facts: HeadFacts, arrays: Mapping[str, np.ndarray]) 
         OSError: it can't be written; the message names it.
     """
     texts = {"format": FORMAT} | {name: str(value) for name, value in facts.items()}
-    data = save({name: np.ascontiguousarray(value, np.float64) for name, value in arrays.items()}, texts)
+    types = {name: np.float32 if name in SINGLE else np.float64 for name in arrays}
+    data = save({name: np.ascontiguousarray(value, types[name]) for name, value in arrays.items()}, texts)
     with whole_file(path) as part:
         part.write_bytes(data)
 
 
 def _plain(text: str) -> str:
-    if not re.fullmatch(r"[\w.-]{1,200}", text, re.ASCII):  # it is shown on terminals
+    if not re.fullmatch(r"[\w.+-]{1,200}", text, re.ASCII):  # it is shown on terminals
         raise ValueError
     return text
 
@@ -116,8 +128,8 @@ def _finite(text: str) -> float:
     return value
 
 
-def _positive(text: str) -> float:
-    if (value := _finite(text)) <= 0:
+def _penalty(text: str) -> float:
+    if (value := _finite(text)) < 0:
         raise ValueError
     return value
 
@@ -135,6 +147,6 @@ _FACTS: dict[str, Callable[[str], str | int | float]] = {
     "labels": _count,
     "mos_min": _finite,
     "mos_max": _finite,
-    "alpha": _positive,
+    "alpha": _penalty,
     "date": lambda text: date.fromisoformat(text).isoformat(),
 }

@@ -17,13 +17,13 @@ from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from grepq_metric import catalog
 from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.heads import headfile
-from grepq_metric.heads.features import default_kind, feature_width, photo_features
+from grepq_metric.heads.features import photo_features
 from grepq_metric.heads.labels import LARGEST
 from grepq_metric.heads.ridge import RidgeHead
 from grepq_metric.model import GRepQ
-from grepq_metric.pathways import FEATURE_KINDS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +31,35 @@ if TYPE_CHECKING:
     Photos: TypeAlias = Sequence[str | Path] | Sequence[Tensor] | np.ndarray | Tensor | pd.Series | pd.DataFrame
 
 LEAST_LABELS = 5
+KINDS = ("monotone", "shrunk", "ridge")
+"""Kinds of heads, see `GRepQRegressor`."""
+LEAST_SHRUNK = 30
+"""Labels from which on features add to the zero-shot score on the mean, by ``python -m benchmarks.studies.few_labels``."""
+
+
+def kind_for(labels: int) -> str:
+    """The kind of head for a number of labels: ``monotone`` below 30, else ``shrunk``."""
+    return "monotone" if labels < LEAST_SHRUNK else "shrunk"
+
+
+def whole_kind(model: GRepQ, kind: str, features: str | None) -> str:
+    """The features that a kind of head is fitted to, as `GRepQ.feature_kind` names them.
+
+    Raises:
+        ValueError: `features` name the score, which the kind of the head decides on, or what the weights lack.
+    """
+    if features is not None and "score" in features.split("+"):
+        raise InputError(f"features are beside the score, which the kind of the head decides on, got {features!r}")
+    found = model.feature_kind(features)
+    return {"monotone": "score", "shrunk": f"score+{found}", "ridge": found}[kind]
+
+
+def new_head(model: GRepQ | None, features: str | None, alpha: float | str = "cv") -> RidgeHead:
+    """The head for features that a name of `whole_kind` stands for; without a model, for one block of any."""
+    if model is None or features is None:
+        return RidgeHead(alpha)
+    blocks, scored = model.feature_blocks(features), "score" in features.split("+")
+    return RidgeHead(alpha, blocks[scored:], scored)
 
 
 class GRepQRegressor(RegressorMixin, BaseEstimator):
@@ -45,15 +74,21 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
     Args:
         model: whose features; or what `GRepQ.from_pretrained` takes; None for other features, which can't be saved. Copies of
             the regressor, such as scikit-learn's for a search, share a model that is given as `GRepQ`.
-        head: the regression on features, any regressor of scikit-learn; None is a `RidgeHead`, which also gives intervals,
-            gradients and files. To search its settings, as ``head__alpha``, give one.
-        features: ``image``, as in the paper, or ``patches``, see `GRepQ.features`; None is the better one, ``patches`` where
-            the model has a low-level pathway, else ``image``.
+        head: the regression, any regressor of scikit-learn, on the features without the score; None is a `RidgeHead` of the
+            blocks of the model's features, which also gives intervals, gradients and files. To search settings, as
+            ``head__alpha``, give one.
+        features: see `GRepQ.feature_kind`; None is what predicts best. Without the score, which `kind` decides on.
+        kind: of the head, if `head` is None. ``monotone``: a rising line of the zero-shot score, whose order it keeps;
+            ``shrunk``: such a line, and features as far as the labels bear them out; ``ridge``: features alone, as in the
+            paper; ``auto``: ``monotone`` with fewer than 30 labels, else ``shrunk``. Without a model there is no score, and
+            ``auto`` is ``ridge``.
         cache: folder where the features of photo files are kept, see `photo_features`; None: nowhere.
 
     Attributes:
         head_: the fitted head.
-        features_: the kind of features; None without a model.
+        kind_: of the head: ``monotone``, ``shrunk`` or ``ridge``; that of a given head is ``ridge``.
+        features_: the features that it predicts from, as in `GRepQ.features`: with ``score``, but for ``ridge``; None without
+            a model. `X` as a matrix has these columns.
         label_range_: least and greatest MOS that it was fitted to.
         n_labels_: number of labels.
         n_features_in_: number of features.
@@ -74,14 +109,16 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: GRepQ | str | Path | None = "grepq-ll",
+        model: GRepQ | str | Path | None = catalog.DEFAULT,
         head: RegressorMixin | None = None,
         features: str | None = None,
+        kind: str = "auto",
         cache: str | Path | None = None,
     ) -> None:
         self.model = model
         self.head = head
         self.features = features
+        self.kind = kind
         self.cache = cache
 
     def fit(self, X: Photos, y: ArrayLike, sample_weight: ArrayLike | None = None) -> GRepQRegressor:  # noqa: N803
@@ -97,8 +134,12 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
                 all equal, images that are not in [0, 1], features that are not the model's, or photos that can't be read;
                 the message names them.
         """
-        if self.features is not None and self.features not in FEATURE_KINDS:
-            raise InputError(f"features must be None or one of {', '.join(FEATURE_KINDS)}, got {self.features!r}")
+        if self.kind not in ("auto", *KINDS):
+            raise InputError(f"kind must be one of auto, {', '.join(KINDS)}, got {self.kind!r}")
+        if self.kind != "auto" and self.head is not None:
+            raise InputError(f"kind {self.kind!r} is of the default head: give it or a head, not both")
+        if self.kind in ("monotone", "shrunk") and self.model is None:
+            raise InputError(f"kind {self.kind!r} needs the zero-shot score, which there is not without a model")
         count = _length(X)
         if y is None:
             raise InputError("GRepQRegressor requires y to be passed, but the target y is None: expected a MOS for each image")
@@ -108,13 +149,16 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
         if weights is not None and (len(weights) != count or weights.min() <= 0):
             raise InputError(f"expected a positive weight for each of {count} labels, got {_summary(weights)}")
         model = self._model()
-        kind = None if model is None else self.features or default_kind(model)
-        x = self._matrix(X, kind)
-        if model is not None and kind is not None and x.shape[1] != (width := feature_width(model, kind)):
-            raise InputError(f"expected the {width} features of kind {kind!r} of {model.weights_id}, got {x.shape[1]}")
-        head = RidgeHead() if self.head is None else clone(self.head)
+        kind = self.kind
+        if kind == "auto":
+            kind = "ridge" if model is None or self.head is not None else kind_for(count)
+        features = None if model is None else whole_kind(model, kind, self.features)
+        x = self._matrix(X, features)
+        if model is not None and x.shape[1] != (width := sum(model.feature_blocks(features))):
+            raise InputError(f"expected the {width} features {features!r} of {model.weights_id}, got {x.shape[1]}")
+        head = new_head(model, features) if self.head is None else clone(self.head)
         self.head_ = head.fit(x, mos, **({} if weights is None else {"sample_weight": weights / weights.mean()}))
-        self.features_, self.weights_id_ = kind, None if model is None else model.weights_id
+        self.kind_, self.features_, self.weights_id_ = kind, features, None if model is None else model.weights_id
         self.n_labels_, self.label_range_ = count, (float(mos.min()), float(mos.max()))
         self.fitted_ = datetime.now(timezone.utc).date().isoformat()
         return self
@@ -181,7 +225,7 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
             raise InputError(f"a head of {type(self.head_).__name__} can't be saved, a RidgeHead can")
         least, greatest = self.label_range_
         facts = headfile.HeadFacts(
-            head="ridge",
+            head=self.kind_,
             weights_id=self.weights_id_,
             features=self.features_,
             labels=self.n_labels_,
@@ -193,30 +237,45 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
         headfile.write(path, facts, self.head_.arrays())
 
     @classmethod
-    def load(cls, path: str | Path, model: GRepQ | str | Path = "grepq-ll", cache: str | Path | None = None) -> GRepQRegressor:
+    def load(
+        cls, path: str | Path, model: GRepQ | str | Path | None = None, cache: str | Path | None = None
+    ) -> GRepQRegressor:
         """Read what `save` wrote, for the model that it was fitted with.
+
+        Args:
+            path: a file, or the name of a head in this package, such as ``biq2021``.
+            model: whose features; None: the built-in weights that the head names.
+            cache: see the class.
 
         Raises:
             FileNotFoundError: there is no such file.
             WeightsError: it is damaged, is no head, or belongs to other weights.
         """
         facts, arrays = headfile.read(path)
-        if facts["head"] != "ridge" or facts["features"] not in FEATURE_KINDS:
-            raise WeightsError(f"{path} is a head {facts['head']!r} of features {facts['features']!r}, which are unknown here")
+        kind, features, identity = facts["head"], facts["features"], facts["weights_id"]
+        if kind not in KINDS:
+            raise WeightsError(f"{path} is a head {kind!r}, which is unknown here, expected one of {', '.join(KINDS)}")
+        loaded = model if isinstance(model, GRepQ) else GRepQ.from_pretrained(model or weights_of(path))
+        if loaded.weights_id != identity:
+            raise WeightsError(f"{path} was fitted to features of {identity}, and does not fit those of {loaded.weights_id}")
+        given = "+".join(name for name in features.split("+") if name != "score") or None
         try:
-            head = RidgeHead.from_arrays(arrays, facts["alpha"])
+            whole = whole_kind(loaded, kind, given)
+        except InputError as error:
+            raise WeightsError(f"{path} is of features {features!r}, which are unknown here: {error}") from error
+        if features != whole:
+            raise WeightsError(f"{path} is damaged: a head {kind!r} of features {features!r}, expected {whole!r}")
+        plain = new_head(loaded, features)
+        try:
+            head = RidgeHead.from_arrays(arrays, facts["alpha"], plain.blocks, plain.scored)
         except InputError as error:
             raise WeightsError(f"{path} is damaged: {error}") from error
-        self = cls(model, RidgeHead(facts["alpha"]), facts["features"], cache)
-        loaded = self._model()
-        if loaded is None or loaded.weights_id != facts["weights_id"]:
-            given = "no model" if loaded is None else loaded.weights_id
-            raise WeightsError(f"{path} was fitted to features of {facts['weights_id']}, and does not fit those of {given}")
         if len(head.residuals_) > facts["labels"]:
             raise WeightsError(f"{path} is damaged: {len(head.residuals_)} residuals of {facts['labels']} labels")
-        if head.n_features_in_ != (width := feature_width(loaded, facts["features"])):
+        if head.n_features_in_ != (width := sum(loaded.feature_blocks(features))):
             raise WeightsError(f"{path} is damaged: it is for {head.n_features_in_} features, expected {width}")
-        self.head_, self.features_, self.weights_id_ = head, facts["features"], facts["weights_id"]
+        self = cls(loaded, None, given, kind, cache)
+        self.head_, self.kind_, self.features_, self.weights_id_ = head, kind, features, identity
         self.n_labels_, self.label_range_ = facts["labels"], (facts["mos_min"], facts["mos_max"])
         self.fitted_ = facts["date"]
         return self
@@ -289,6 +348,21 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
             raise InputError("without a model, expected features (N, C)")
         with torch.inference_mode():
             return torch.cat([model.features(x.to(model.device), kind) for x in images]).double().cpu().numpy()
+
+
+def weights_of(path: str | Path) -> str:
+    """The tag of the built-in weights that a head belongs to, a file or a name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeightsError: it is damaged or no head, or belongs to weights that are not built in.
+    """
+    identity = headfile.describe(path)["weights_id"]
+    name, _, digest = identity.rpartition("-")
+    entry = catalog.find(f"{name}.{digest}") or catalog.find(name)
+    if entry is None:
+        raise WeightsError(f"{path} was fitted to features of {identity}, which are not built in: name their folder")
+    return entry.tag
 
 
 def _length(X: Photos) -> int:  # noqa: N803

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from grepq_metric import catalog
 from grepq_metric.errors import InputError
-from grepq_metric.heads import GRepQRegressor
+from grepq_metric.heads.regressor import GRepQRegressor, weights_of
 from grepq_metric.loss import GRepQLoss
 from grepq_metric.model import OPTIONS, GRepQ, check_options
 
@@ -18,8 +18,9 @@ class GRepQArch(nn.Module):
     """The architecture that pyiqa builds for the built-in names of weights, such as ``grepq-sem``, and for ``grepq-mos``.
 
     Args:
-        weights: as in `GRepQ.from_pretrained`; by default ``grepq-sem``.
-        head: of ``grepq-mos``, and of it alone: a head of `grepq fit`; the score is the MOS that it predicts.
+        weights: as in `GRepQ.from_pretrained`; by default those of the head, or ``grepq-sem``.
+        head: of ``grepq-mos``, and of it alone: a head of `grepq fit`, or the name of one in this package, ``biq2021``; the
+            score is the MOS that it predicts.
         predicts_mos: set by the record of ``grepq-mos``.
         options: as in `GRepQ.from_pretrained`. The metric's record sets ``pathways``, so that other weights must have them.
 
@@ -30,7 +31,7 @@ class GRepQArch(nn.Module):
 
     def __init__(
         self,
-        weights: str | Path = catalog.DEFAULT,
+        weights: str | Path | None = None,
         head: str | Path | None = None,
         predicts_mos: bool = False,
         **options: Any,
@@ -41,6 +42,8 @@ class GRepQArch(nn.Module):
                 "a head predicts MOS, which is the metric grepq-mos: pyiqa.create_metric('grepq-mos', head='head.safetensors')"
             )
         check_options(options, ("weights", "head", *OPTIONS))
+        if weights is None:
+            weights = catalog.DEFAULT if head is None else weights_of(head)
         self.model = GRepQ.from_pretrained(weights, **options).requires_grad_(False)
         self.regressor = None if head is None else GRepQRegressor.load(head, self.model)
 

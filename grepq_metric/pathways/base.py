@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar
 
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from grepq_metric.errors import InputError
 
-FEATURE_KINDS = ("image", "patches")
-"""Kinds of frozen features: of the whole image, as in the paper, or summed up over patches."""
+FEATURE_KINDS = ("score", "clip", "semantic", "patches", "image")
+"""Kinds of features, in the order in which they are joined: the zero-shot score; CLIP's embedding; moments of the semantic
+pathway's maps; the low-level features summed up over patches, or of the whole image, as in the paper."""
 
 
 class Pathway(nn.Module, ABC):
@@ -22,10 +24,13 @@ class Pathway(nn.Module, ABC):
     Attributes:
         name: ``low``, ``semantic`` or ``high``; the key of its quality among the parts of a score.
         best: least upper bound of its quality.
+        kinds: of features that it gives, some of `FEATURE_KINDS`, the best first; beside them, all give their part of the
+            score.
     """
 
     name: ClassVar[str]
     best: ClassVar[float]
+    kinds: ClassVar[tuple[str, ...]]
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -62,8 +67,16 @@ class Pathway(nn.Module, ABC):
         """
 
     @abstractmethod
-    def features(self, x: Tensor, kind: str = "image") -> Tensor:
-        """Frozen features of images ``(N, 3, H, W)`` in [0, 1], see `FEATURE_KINDS`: ``(N, C)``."""
+    def features(self, x: Tensor, kinds: Collection[str]) -> dict[str, Tensor]:
+        """Features of images ``(N, 3, H, W)`` in [0, 1], by kind: those of `kinds` that this pathway has.
+
+        Returns:
+            ``(N, C)`` for each of its own `kinds`; ``score``: ``(N,)``, its quality.
+        """
+
+    @abstractmethod
+    def feature_blocks(self, kind: str) -> tuple[int, ...]:
+        """Widths of the blocks of features of one of its `kinds`, whose sum is C: what a head weighs as one."""
 
     @abstractmethod
     def check(self) -> None:

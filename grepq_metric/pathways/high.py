@@ -5,7 +5,7 @@ Method: GRepQ (WACV 2024, https://arxiv.org/abs/2312.04838).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -86,6 +86,7 @@ class HighLevelPathway(Pathway):
 
     name: ClassVar[str] = "high"
     best: ClassVar[float] = 1.0
+    kinds: ClassVar[tuple[str, ...]] = ("clip",)
     text_features: Tensor
 
     def __init__(self, config: HighLevelConfig | None = None) -> None:
@@ -103,9 +104,17 @@ class HighLevelPathway(Pathway):
         """``quality`` of images, ``(N,)``, see `Pathway.parts`; this pathway has no patches and keeps all activations."""
         return {"quality": self.quality(self(x))}
 
-    def features(self, x: Tensor, kind: str = "image") -> Tensor:
-        """CLIP's embedding of the whole image, whatever the kind: ``(N, 3, H, W)`` -> ``(N, 1024)``."""
-        return self(x)
+    def features(self, x: Tensor, kinds: Collection[str]) -> dict[str, Tensor]:
+        """See `Pathway.features`: ``clip``: CLIP's embedding of the whole image, ``(N, 1024)``."""
+        if not {"clip", "score"}.intersection(kinds):
+            return {}
+        embedding = self(x)
+        found = {"clip": embedding} if "clip" in kinds else {}
+        return found | ({"score": self.quality(embedding)} if "score" in kinds else {})
+
+    def feature_blocks(self, kind: str) -> tuple[int, ...]:
+        """See `Pathway.feature_blocks`."""
+        return {"clip": (self.config.image_tower.output_dim,)}[kind]
 
     def check(self) -> None:
         """See `Pathway.check`: there are vectors of both prompts."""

@@ -7,7 +7,7 @@ Method: "Learning Generalizable Perceptual Representations for Data-Efficient No
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -89,6 +89,7 @@ class LowLevelPathway(Pathway):
 
     name: ClassVar[str] = "low"
     best: ClassVar[float] = 0.5
+    kinds: ClassVar[tuple[str, ...]] = ("patches", "image")
     pristine_mean: Tensor
     pristine_cov: Tensor
 
@@ -117,16 +118,25 @@ class LowLevelPathway(Pathway):
             distance = self.distance(z.flatten(1, -2))
             return {"distance": distance, "quality": self.quality(distance)}
 
-    def features(self, x: Tensor, kind: str = "image") -> Tensor:
-        """Features of images ``(N, 3, H, W)``: of the whole image ``(N, 128)``, or of ``patches`` ``(N, 256)``.
+    def features(self, x: Tensor, kinds: Collection[str]) -> dict[str, Tensor]:
+        """See `Pathway.features`: ``image``: of the whole image ``(N, 128)``; ``patches``: ``(N, 256)``.
 
         The latter are the mean and the standard deviation of the features of the patches of the zero-shot score.
         """
-        if kind == "image":
-            return self.encoder(x)
-        z = self.patch_features(x).flatten(1, 2)
-        # Of a single patch the deviation is 0, where the square root has no gradient.
-        return torch.cat([z.mean(1), z.var(1, correction=0).clamp_min(1e-12).sqrt()], 1)
+        found = {"image": self.encoder(x)} if "image" in kinds else {}
+        if "patches" in kinds or "score" in kinds:
+            z = self.patch_features(x).flatten(1, 2)
+        if "patches" in kinds:
+            # Of a single patch the deviation is 0, where the square root has no gradient.
+            found["patches"] = torch.cat([z.mean(1), z.var(1, correction=0).clamp_min(1e-12).sqrt()], 1)
+        if "score" in kinds:
+            with torch.autocast(x.device.type, enabled=False):
+                found["score"] = self.quality(self.distance(z))
+        return found
+
+    def feature_blocks(self, kind: str) -> tuple[int, ...]:
+        """See `Pathway.feature_blocks`."""
+        return {"image": (FEATURES,), "patches": (2 * FEATURES,)}[kind]
 
     def patch_features(self, x: Tensor, count: int | None = None, checkpoint: bool = True) -> Tensor:
         """Features of patches: ``(N, 3, H, W)`` in [0, 1], both sides at least `patch_size` -> ``(N, h, w, 128)``.

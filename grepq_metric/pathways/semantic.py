@@ -5,6 +5,7 @@ Not in the paper. It stands in where the high-level pathway can't be had: no CLI
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -65,6 +66,7 @@ class SemanticPathway(Pathway):
 
     name: ClassVar[str] = "semantic"
     best: ClassVar[float] = 1.0
+    kinds: ClassVar[tuple[str, ...]] = ("semantic",)
 
     def __init__(self, config: SemanticConfig | None = None) -> None:
         super().__init__(config or SemanticConfig())
@@ -77,11 +79,19 @@ class SemanticPathway(Pathway):
 
     def parts(self, x: Tensor, *, patches: int | None = None, checkpoint: bool = True) -> dict[str, Tensor]:
         """``quality`` of images, ``(N,)``, see `Pathway.parts`; this pathway has no patches and keeps all activations."""
-        return {"quality": self.quality(self.features(x))}
+        return {"quality": self.quality(moments(self.maps(x)))}
 
-    def features(self, x: Tensor, kind: str = "image") -> Tensor:
-        """Mean and standard deviation of the maps, stage by stage, whatever the kind: ``(N, 3, H, W)`` -> ``(N, C)``."""
-        return moments(self.maps(x))
+    def features(self, x: Tensor, kinds: Collection[str]) -> dict[str, Tensor]:
+        """See `Pathway.features`: ``semantic``: mean and standard deviation of the maps, stage by stage, ``(N, C)``."""
+        if not {"semantic", "score"}.intersection(kinds):
+            return {}
+        values = moments(self.maps(x))
+        found = {"semantic": values} if "semantic" in kinds else {}
+        return found | ({"score": self.quality(values)} if "score" in kinds else {})
+
+    def feature_blocks(self, kind: str) -> tuple[int, ...]:
+        """See `Pathway.feature_blocks`: one of each stage."""
+        return {"semantic": tuple(2 * count for count in self.backbone.feature_info.channels())}[kind]
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """Maps at the end of each stage: ``(N, 3, H, W)`` in [0, 1] -> ``(N, c, h, w)`` each."""
