@@ -92,8 +92,8 @@ def joined(rows: list[Row], scales: dict[str, float]) -> list[Row]:
 
 def figures(report: Report, opinions: Opinions, out: Path) -> Report:
     """The report with its figures computed from the parts in `out` and opinion scores."""
-    found = report.table("scale")[0]["s"]
-    scales = {f"sum, s = {found * factor:.3g}": float(found) * factor for factor in FACTORS} | {f"sum, s = {PAPER:g}": PAPER}
+    found = float(report.table("scale")[0]["s"])
+    scales = {f"sum, s = {found * factor:.3g}": found * factor for factor in FACTORS} | {f"sum, s = {PAPER:g}": PAPER}
     kept = read_scores(out / "opinions.csv")
     people = joined([{"image": name, **kept[name]} for name in opinions.files], scales)
     synthetic = summary(joined(read_rows(out / "synthetic.csv", ("photo", "type")), scales))

@@ -92,16 +92,16 @@ def of_features(sums: Sums, columns: Tensor, penalty: float) -> Linear:
     return torch.zeros(sums.features, dtype=torch.float64).index_copy(0, columns, coefficients), intercept
 
 
-def heads(sums: Sums, channels: Sequence[int], penalty: float, undistorted: float) -> dict[str, Linear]:
+def heads(sums: Sums, widths: Sequence[int], penalty: float, undistorted: float) -> dict[str, Linear]:
     """The heads that are compared, by name.
 
     Args:
         sums: of a training run.
-        channels: of the backbone's stages.
+        widths: features of each stage.
         penalty: that of the packaged head.
         undistorted: that of the packaged head.
     """
-    ends = np.cumsum([0, *(2 * c for c in channels)]).tolist()
+    ends = np.cumsum([0, *widths]).tolist()
     stages = [torch.arange(start, end) for start, end in pairwise(ends)]
     found = {
         PACKAGED: sums.fit(penalty, undistorted),
@@ -174,8 +174,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         model = GRepQ.from_pretrained(given.run)
         if model.semantic is None:
             raise ValueError(f"{given.run} has no semantic pathway")
-        channels, facts = model.semantic.backbone.feature_info.channels(), model.provenance
-        linear = heads(read_sums(given.run), channels, facts["penalty"], facts["undistorted"])
+        facts, widths = model.provenance, model.semantic.feature_blocks("semantic")
+        linear = heads(read_sums(given.run), widths, facts["penalty"], facts["undistorted"])
         write_rows(given.out / "opinions.csv", score_opinions(model, linear, opinions))
         write_rows(given.out / "synthetic.csv", measure(scorers(model, linear), references()))
         sources = ", ".join(f"{i + 1}: {name}" for i, name in enumerate(facts["sources"]))

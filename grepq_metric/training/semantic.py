@@ -237,8 +237,7 @@ def sum_up(
     settings = {k: v for k, v in asdict(training).items() if k not in ("recipe", "epochs", "lr")}
     settings.update(photos.identity(), steps=steps, recipe=recipe, backbone=origin, teachers=[t.name for t in TEACHERS])
     pathway = pathway.to(world.device).to(memory_format=torch.channels_last).eval()
-    width = pathway.head[-1].in_features if pathway.config.hidden == 0 else pathway.head[0].in_features
-    sums = Sums(len(photos.sources), width, 1 + len(TEACHERS)).to(world.device)
+    sums = Sums(len(photos.sources), sum(pathway.feature_blocks("semantic")), 1 + len(TEACHERS)).to(world.device)
     parts: Parts = {"sums": sums}
     with world.joined(), Run(out, "semantic pathway", settings, parts, world, steps, options) as run:
         for versions, taught, source in run.batches(dataset, training.batch, workers):
@@ -257,7 +256,7 @@ def _sample(
     x = versions.flatten(0, 1).float().div(255).contiguous(memory_format=torch.channels_last)
     with training.autocast(x.device):
         maps = pathway.maps(x)
-    features = moments([stage.float() for stage in maps])
+    features = moments(maps)
     first = torch.zeros(taught.shape[:2], device=x.device)
     first[:, 0] = 1
     targets = torch.cat([first.unsqueeze(2), taught], 2).flatten(0, 1)
