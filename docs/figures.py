@@ -18,7 +18,6 @@ import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cache
-from itertools import zip_longest
 from pathlib import Path
 
 from examples import FROM_RUNS, Figure, figure, table
@@ -173,12 +172,45 @@ def srcc() -> str:
 
 @figure(FROM_FILES)
 def synthetic() -> str:
-    types = [[str(row["distortion"]), f"{row['srcc']:.2f}"] for row in rows_of("synthetic", "types")]
-    length = -(-len(types) // 3)
-    columns = [types[start : start + length] for start in range(0, len(types), length)]
-    cells = ([cell for pair in line for cell in pair] for line in zip_longest(*columns, fillvalue=["", ""]))
-    overall = ([str(row["distortion"]), f"{row['srcc']:.2f}"] for row in rows_of("synthetic", "overall"))
-    return f"{table(['distortion', 'SRCC'] * 3, cells)}\n\n{table(['over all', 'SRCC'], overall)}\n\n{measured('synthetic')}"
+    rows = rows_of("synthetic")
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    found = {(row["distortion"], row["metric"]): f"{row['srcc']:.2f}" for row in rows}
+    parts = []
+    for name in ("types", "overall"):
+        kinds = dict.fromkeys(row["distortion"] for row in rows if row["table"] == name)
+        cells = ([str(kind), *(found[kind, metric] for metric in metrics)] for kind in kinds)
+        parts.append(table(["distortion" if name == "types" else "over all", *map(shown, metrics)], cells))
+    return "\n\n".join([*parts, measured("synthetic")])
+
+
+def _compared(study: str, key: str, rows: Sequence[Row]) -> str:
+    """A table of what a study compares by opinion scores and by synthetic distortions."""
+    columns = {
+        column: re.sub(r"^SRCC with FSIM.*", "with FSIM", re.sub(r" (of the \d+ )?(of the )?types$", "", column))
+        for column in rows[0]
+        if column.startswith(("SRCC on", "median of", "lowest of", "SRCC with FSIM"))
+    }
+    names = {"median": "synthetic: median", "lowest": "lowest type"}
+    cells = (
+        [
+            shown(row[key]),
+            f"{row['srcc']:.3f} ({row['srcc_low']:.3f} to {row['srcc_high']:.3f})",
+            *(f"{row[column]:.2f}" for column in columns),
+        ]
+        for row in rows
+    )
+    header = [key, "SRCC (95 % interval)", *(names.get(name, name.removeprefix("SRCC ")) for name in columns.values())]
+    return f"{table(header, cells)}\n\n{measured(study)}"
+
+
+@figure(FROM_FILES)
+def semantic_head() -> str:
+    return _compared("semantic_head", "head", rows_of("semantic_head"))
+
+
+@figure(FROM_FILES)
+def fusion() -> str:
+    return _compared("fusion", "metric", rows_of("fusion", "metrics"))
 
 
 @figure(FROM_FILES)

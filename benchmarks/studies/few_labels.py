@@ -13,8 +13,8 @@ rated than random ones, how many opinion scores lie in the intervals of 90 %, an
 the photos (column ``subset`` of ``labels.csv``), tested on another.
 
 Needs opinion scores (a folder with ``labels.csv``) and takes about forty minutes for 1,000 photos on two cores, most of it
-for features, which stay in --cache. In --out lie all draws (``draws.csv``, ``suggestions.csv``), from which ``--report-only`` makes
-the report in a second.
+for features, which stay in --cache. In --out lie all draws (``draws.csv``, ``suggestions.csv``), from which ``--report-only``
+makes the report in a second.
 """
 
 from __future__ import annotations
