@@ -23,7 +23,8 @@ TENSORS = "model.safetensors"
 CARD = "README.md"
 MOST_CONFIG = 1 << 20
 """Bytes of a config that are read at most; real ones have a few thousand."""
-_EXACT = ("low.pristine_mean", "low.pristine_cov", "high.text_features")
+_EXACT = ("low.pristine_mean", "low.pristine_cov", "semantic.head.", "high.text_features")
+"""How the names of tensors begin that keep their precision on disk."""
 
 
 def read_folder(location: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
@@ -74,8 +75,8 @@ def write_folder(folder: str | Path, config: Mapping[str, Any], tensors: Mapping
 
     Args:
         folder: where to; what is there is replaced only after all has been written.
-        config: the content of ``config.json``; its ``storage`` is the floating-point type on disk. Pristine statistics and
-            text vectors keep their precision.
+        config: the content of ``config.json``; its ``storage`` is the floating-point type on disk. Pristine statistics,
+            heads and text vectors keep their precision.
         tensors: by name.
         card: the model card.
 
@@ -86,7 +87,7 @@ def write_folder(folder: str | Path, config: Mapping[str, Any], tensors: Mapping
     storage = getattr(torch, config["storage"])
     stored = {}
     for key, value in tensors.items():
-        if value.is_floating_point() and key not in _EXACT:
+        if value.is_floating_point() and not key.startswith(_EXACT):
             value = value.to(storage)
             if not value.isfinite().all():
                 raise WeightsError(f"{key} does not fit into {config['storage']}")
