@@ -323,7 +323,12 @@ def test_offline_stands_for_all_metrics_that_fit_and_download_nothing(rated, tmp
     path = write_csv(tmp_path / "plain.csv", ["image", "mos"], plain)
     assert main(["run", "--dataset", str(path), "--results", str(tmp_path / "r"), "--metrics", "offline"]) == 0
     made = {folder.name.rpartition("-")[0] for folder in tmp_path.glob("r/*/*") if folder.is_dir()}
-    assert made == {"grepq-sem", "grepq-lite", "grepq-ll", "piqe"}  # no references for PSNR, no score of features; nothing is said of them
+    assert made == {
+        "grepq-sem",
+        "grepq-lite",
+        "grepq-ll",
+        "piqe",
+    }  # no references for PSNR, no score of features; nothing is said of them
     assert capsys.readouterr().err == ""
 
 
