@@ -28,7 +28,7 @@ def test_scores_and_features_equal_the_formulas(model, photos, name):
         assert got[part].item() == pytest.approx(expected[part].item(), abs=1e-5), part
     assert got["distance"].item() == pytest.approx(expected["distance"].item(), rel=1e-4)
     assert torch.equal(model(photos[name]), got["score"])
-    features = model.features(photos[name])[0].double()
+    features = model.features(photos[name], "image")[0].double()
     assert features.shape == (1152,)
     for part in (slice(0, 1024), slice(1024, None)):
         error = (features[part] - expected["features"][part]).norm() / expected["features"][part].norm()
@@ -44,7 +44,7 @@ def test_the_packaged_weights_equal_the_formulas(photos):
         _, quality = reference_low(model.low, photo)
         assert model(photo).item() == pytest.approx(quality.item(), abs=1e-5), name
         features = reference_encoder(photo.double(), weights)[0]
-        assert (model.features(photo)[0] - features).norm() / features.norm() < 1e-4, name
+        assert (model.features(photo, "image")[0] - features).norm() / features.norm() < 1e-4, name
 
 
 def test_the_semantic_pathway_equals_the_formulas(photos):

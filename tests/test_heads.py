@@ -28,9 +28,9 @@ def packaged():
 
 @pytest.fixture
 def data():
-    """Features, as many as those of patches, and scores that depend on a few of them."""
+    """Features, as many as those of patches with the score, and scores that depend on a few of them."""
     rng = np.random.default_rng(0)
-    x = rng.normal(size=(80, 256)) * rng.uniform(0.1, 5, 256) + 3
+    x = rng.normal(size=(80, 257)) * rng.uniform(0.1, 5, 257) + 3
     return x, 50 + 4 * (x[:, :4] - 3).sum(1) + rng.normal(size=80)
 
 
@@ -51,17 +51,20 @@ def test_intervals_cover_real_opinion_scores(shared_data, packaged):
     for seed in range(20):
         order = np.random.default_rng(seed).permutation(len(rows))
         known, fresh = order[:60], order[60:]
-        low, high = GRepQRegressor(packaged, features="image").fit(x[known], mos[known]).predict_interval(x[fresh]).T
+        low, high = (
+            GRepQRegressor(packaged, features="image", kind="ridge").fit(x[known], mos[known]).predict_interval(x[fresh]).T
+        )
         covered.append(((low <= mos[fresh]) & (mos[fresh] <= high)).mean())
     assert 0.85 <= np.mean(covered) <= 0.97
 
 
-@pytest.mark.parametrize("kind", ["image", "patches"])
+@pytest.mark.parametrize("kind", ["monotone", "shrunk", "ridge"])
 def test_paths_images_and_features_give_the_same(rated, packaged, kind, tmp_path):
     paths, mos = rated
     images = [read_image(path) for path in paths]
-    features = torch.cat([packaged.features(image[None], kind) for image in images])
-    heads = [GRepQRegressor(packaged, features=kind, cache=tmp_path).fit(given, mos) for given in (paths, images, features)]
+    whole = {"monotone": "score", "shrunk": "score+image", "ridge": "image"}[kind]
+    features = torch.cat([packaged.features(image[None], whole) for image in images])
+    heads = [GRepQRegressor(packaged, None, "image", kind, tmp_path).fit(given, mos) for given in (paths, images, features)]
     predicted = [head.predict(given) for head, given in zip(heads, (paths, images, features), strict=True)]
     assert predicted[1] == pytest.approx(predicted[0], abs=1e-5)
     assert predicted[2] == pytest.approx(predicted[0], abs=1e-5)
@@ -96,7 +99,7 @@ def test_paths_come_in_any_container(rated, packaged, tmp_path):
 def test_names_of_features_are_compared_as_scikit_learn_does(data):
     pd = pytest.importorskip("pandas")
     x, y = data
-    frame = pd.DataFrame(x, columns=[f"f{i}" for i in range(256)])
+    frame = pd.DataFrame(x, columns=[f"f{i}" for i in range(257)])
     head = GRepQRegressor(None).fit(frame, y)
     assert list(head.feature_names_in_) == list(frame.columns)
     assert head.predict(frame) == pytest.approx(GRepQRegressor(None).fit(x, y).predict(x), rel=1e-12)
@@ -128,14 +131,34 @@ def test_images_of_another_scale_are_refused_with_the_likely_one(rated, packaged
 
 def test_the_features_are_the_better_kind_unless_one_is_asked_for(packaged, model, rated, tmp_path):
     paths, mos = rated
-    assert GRepQRegressor(packaged, cache=tmp_path).fit(paths, mos).features_ == "patches"
-    paper = GRepQRegressor(packaged, features="image", cache=tmp_path).fit(paths, mos)
+    assert GRepQRegressor(packaged, kind="ridge", cache=tmp_path).fit(paths, mos).features_ == "patches"
+    paper = GRepQRegressor(packaged, features="image", kind="ridge", cache=tmp_path).fit(paths, mos)
     assert (paper.features_, paper.n_features_in_) == ("image", 128)
     alone = GRepQ(pathways=["high"])
     alone.high.load_state_dict(model.high.state_dict())
     images = torch.rand(5, 3, 96, 96)
-    assert GRepQRegressor(alone).fit(images, mos[:5]).features_ == "image"
-    assert GRepQRegressor(model).fit(images, mos[:5]).n_features_in_ == 1024 + 256
+    assert GRepQRegressor(alone, kind="ridge").fit(images, mos[:5]).features_ == "clip"
+    assert GRepQRegressor(model, kind="ridge").fit(images, mos[:5]).n_features_in_ == 1024 + 256
+
+
+def test_the_kind_of_head_follows_from_the_number_of_labels(packaged, data):
+    x, y = data
+    few = GRepQRegressor(packaged).fit(x[:29, :1], y[:29])
+    assert (few.kind_, few.features_, few.n_features_in_) == ("monotone", "score", 1)
+    more = GRepQRegressor(packaged).fit(x[:30], y[:30])
+    assert (more.kind_, more.features_, more.n_features_in_) == ("shrunk", "score+patches", 257)
+    assert (more.head_.blocks, more.head_.scored) == ((256,), True)
+    assert GRepQRegressor(None).fit(x, y).kind_ == "ridge"
+
+
+def test_a_monotone_head_keeps_the_order_of_the_score(packaged, photo_folder):
+    paths = sorted(photo_folder.iterdir())
+    scores = packaged.features(torch.rand(1, 3, 96, 96), "score")
+    assert scores.shape == (1, 1)
+    zero_shot = [packaged(read_image(path)[None]).item() for path in paths]
+    for mos in (np.arange(6.0), -np.arange(6.0)):
+        predicted = GRepQRegressor(packaged, kind="monotone").fit(paths, mos).predict(paths)
+        assert (np.argsort(predicted) == np.argsort(zero_shot)).all()
 
 
 def test_it_can_be_fitted_again_and_to_other_features(data, tmp_path):
@@ -162,17 +185,19 @@ def test_weights_of_labels_count_in_proportion(data):
 def test_it_is_an_estimator_of_scikit_learn(data):
     regressor = GRepQRegressor("grepq-ll", RidgeHead(alpha=3))
     copy = clone(regressor)
-    assert copy.get_params(deep=False).keys() == {"model", "head", "features", "cache"}
+    assert copy.get_params(deep=False).keys() == {"model", "head", "features", "kind", "cache"}
     assert copy.get_params()["head__alpha"] == 3
     assert copy.head is not regressor.head
-    copy.fit(*data)
+    x, y = data[0][:, :256], data[1]  # a head that is given is fitted to the features without the score
+    copy.fit(x, y)
     assert copy.head_.alpha_ == 3
     assert not hasattr(copy.head, "alpha_")
-    assert copy.score(*data) > 0.9
+    assert copy.score(x, y) > 0.6
     assert copy.weights_id_ == GRepQ.from_pretrained("grepq-ll").weights_id
     assert (copy.n_labels_, copy.n_features_in_) == (80, 256)
     assert copy.label_range_ == (data[1].min(), data[1].max())
-    assert clone(GRepQRegressor(None)).get_params() == {"model": None, "head": None, "features": None, "cache": None}
+    defaults = {"head": None, "features": None, "kind": "auto", "cache": None}
+    assert clone(GRepQRegressor(None)).get_params() == {"model": None, **defaults}
 
 
 def test_copies_share_the_model(packaged):
@@ -190,12 +215,13 @@ def test_settings_of_the_head_can_be_searched(rated, packaged, data, tmp_path):
     assert search.best_params_["mos__head__alpha"] in (1.0, 100.0)
     assert search.predict(paths).shape == (6,)
     x, y = data
-    found = GridSearchCV(GRepQRegressor(None, RidgeHead()), {"head__alpha": [10.0, 1e9]}).fit(x, y)
-    assert found.best_params_ == {"head__alpha": 10.0}
+    found = GridSearchCV(GRepQRegressor(None, RidgeHead()), {"head__alpha": [0.3, 1e9]}).fit(x, y)
+    assert found.best_params_ == {"head__alpha": 0.3}
 
 
 def test_any_regressor_can_be_a_head_and_what_it_lacks_is_said(data, packaged, tmp_path):
     x, y = data
+    x = x[:, :256]
     regressor = GRepQRegressor(packaged, BayesianRidge()).fit(x, y)
     assert regressor.score(x, y) > 0.9
     for use in (
@@ -233,7 +259,7 @@ def test_what_is_not_fitted_says_so_first(use):
         (lambda x, y: ([*x[:79].tolist(), [1.0]], y), "80 rows that differ in length"),
         (lambda x, y: (x.astype(str), y), r"features \(N, C\) of numbers"),
         (lambda x, y: ((path for path in "ab"), y), "expected a list of photos or a matrix of features, got generator"),
-        (lambda x, y: (x[:, :128], y), "expected the 256 features of kind 'patches' of grepq-ll-.*, got 128"),
+        (lambda x, y: (x[:, :128], y), r"expected the 257 features 'score\+patches' of grepq-ll-.*, got 128"),
         (lambda x, y: (["absent.png"] * 80, y), "80 of 80 photos can't be used: no such file: absent.png"),
     ],
 )
@@ -245,9 +271,19 @@ def test_bad_labels_are_explained(data, packaged, change, message):
 def test_bad_settings_are_explained(data, packaged):
     with pytest.raises(InputError, match=r'alpha must be "cv" or a positive number, got -1'):
         GRepQRegressor(packaged, RidgeHead(alpha=-1)).fit(*data)
-    with pytest.raises(InputError, match="features must be None or one of image, patches, got 'whole'"):
+    with pytest.raises(
+        InputError, match="unknown kind of features 'whole', expected some of score, clip, .*, image joined by"
+    ):
         GRepQRegressor(packaged, features="whole").fit(*data)
-    with pytest.raises(ValueError, match="X has 5 features, but RidgeHead is expecting 256"):
+    with pytest.raises(InputError, match="beside the score, which the kind of the head decides on, got 'score'"):
+        GRepQRegressor(packaged, features="score").fit(*data)
+    with pytest.raises(InputError, match="kind must be one of auto, monotone, shrunk, ridge, got 'forest'"):
+        GRepQRegressor(packaged, kind="forest").fit(*data)
+    with pytest.raises(InputError, match="'shrunk' needs the zero-shot score, which there is not without a model"):
+        GRepQRegressor(None, kind="shrunk").fit(*data)
+    with pytest.raises(InputError, match="kind 'ridge' is of the default head: give it or a head, not both"):
+        GRepQRegressor(packaged, RidgeHead(), kind="ridge").fit(*data)
+    with pytest.raises(ValueError, match="X has 5 features, but RidgeHead is expecting 257"):
         GRepQRegressor(packaged).fit(*data).predict(np.zeros((2, 5)))
     with pytest.raises(InputError, match="a rank correlation has no sample weights"):
         GRepQRegressor(None).fit(*data).score(*data, sample_weight=np.ones(80))
@@ -258,14 +294,29 @@ def test_features_of_patches_are_mean_and_deviation(model, photos):
     z = model.low.patch_features(x).flatten(1, 2)[0]
     expected = torch.cat([model.high(x)[0], z.mean(0), z.std(0, correction=0)])
     assert model.features(x, "patches")[0] == pytest.approx(expected, rel=1e-4, abs=1e-5)
-    assert model.features(x).shape == (1, 1152)
+    assert model.features(x).shape == (1, 1024 + 256)
+    assert model.features(x, "image").shape == (1, 1152)
     single = photos["cat"][..., :96, :96].clone().requires_grad_()
     model.features(single, "patches").sum().backward()
     assert single.grad.isfinite().all()
-    with pytest.raises(InputError, match=r"unknown kind of features 'all', expected one of image, patches"):
+    with pytest.raises(InputError, match="unknown kind of features 'all', expected some of score, clip"):
         model.features(x, "all")
-    with pytest.raises(InputError, match="no low-level pathway"):
+    with pytest.raises(InputError, match="grepq has no low-level pathway, and so no features 'patches'"):
         GRepQ(pathways=["high"]).features(x, "patches")
+    with pytest.raises(InputError, match="no semantic pathway, and so no features 'semantic'"):
+        model.features(x, "semantic+image")
+
+
+def test_joined_kinds_have_one_order_and_blocks(photos):
+    x, lite = photos["cat"], GRepQ.from_pretrained("grepq-lite")
+    assert lite.feature_kind() == "semantic+patches"
+    assert lite.feature_kind("image+semantic+score") == "score+semantic+image"
+    joined = lite.features(x, "image+score+semantic")[0]
+    parts = [lite(x)[0], lite.features(x, "semantic")[0], lite.features(x, "image")[0]]
+    assert torch.allclose(joined, torch.cat(parts), atol=1e-6)
+    blocks = lite.feature_blocks("score+semantic+image")
+    assert (blocks[0], sum(blocks[1:-1]), blocks[-1]) == (1, 1120, 128)
+    assert len(blocks) == 7
 
 
 def test_held_out_estimates_are_of_photos_that_were_not_fitted():

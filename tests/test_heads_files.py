@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from grepq_metric import GRepQ, GRepQRegressor, WeightsError
+from grepq_metric import GRepQ, GRepQRegressor, WeightsError, catalog
 from grepq_metric.errors import InputError
 from grepq_metric.heads import describe, headfile
 from grepq_metric.heads.features import folder_name, photo_features
@@ -26,7 +26,7 @@ def packaged():
 def fitted(packaged):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(20, 256))
-    return GRepQRegressor(packaged).fit(x, 3 + x[:, 0]), x
+    return GRepQRegressor(packaged, kind="ridge").fit(x, 3 + x[:, 0]), x
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_a_head_that_was_saved_predicts_the_same(head, fitted):
     loaded = GRepQRegressor.load(head)
     assert loaded.predict(x) == pytest.approx(regressor.predict(x), rel=1e-12)
     assert loaded.predict_interval(x, 0.9) == pytest.approx(regressor.predict_interval(x, 0.9), rel=1e-12)
-    for name in ("features_", "label_range_", "n_labels_", "weights_id_", "fitted_", "n_features_in_"):
+    for name in ("kind_", "features_", "label_range_", "n_labels_", "weights_id_", "fitted_", "n_features_in_"):
         assert getattr(loaded, name) == getattr(regressor, name)
     assert loaded.head_.alpha_ == regressor.head_.alpha_
     loaded.save(head)
@@ -86,7 +86,7 @@ def test_pyiqa_predicts_what_the_head_does(head, photos):
 
 def test_both_pathways_predict_together(model, photo_folder, tmp_path):
     paths = sorted(photo_folder.iterdir())
-    regressor = GRepQRegressor(model, features="image").fit(paths, range(len(paths)))
+    regressor = GRepQRegressor(model, features="image", kind="ridge").fit(paths, range(len(paths)))
     assert regressor.n_features_in_ == 1152
     regressor.save(tmp_path / "head.safetensors")
     loaded = GRepQRegressor.load(tmp_path / "head.safetensors", model)
@@ -112,7 +112,8 @@ def test_what_is_no_head_is_named(head, tmp_path):
     ("change", "message"),
     [
         (lambda t: t.pop("coef"), "lacks 'coef'"),
-        (lambda t: t.pop("left_out"), "lacks 'left_out'"),
+        (lambda t: t.pop("influence"), "lacks 'influence'"),
+        (lambda t: t.update(influence=t["influence"].double()), "'influence' is F64, expected F32"),
         (lambda t: t.update(coef=t["coef"].bfloat16()), "'coef' is BF16, expected F64"),
         (lambda t: t.update(scale=t["scale"].float()), "'scale' is F32, expected F64"),
         (lambda t: t.update(mean=t["mean"] * float("nan")), "'mean' holds values that are not finite"),
@@ -121,13 +122,16 @@ def test_what_is_no_head_is_named(head, tmp_path):
         (lambda t: t.update(mean=t["mean"][:5]), r"'mean' has the shape \(5,\), expected \(256,\)"),
         (lambda t: t.update(coef=t["coef"][None]), r"'coef' has the shape \(1, 256\), expected \(256,\)"),
         (lambda t: t.update(intercept=t["intercept"][0]), r"'intercept' has the shape \(\)"),
-        (lambda t: t.update(left_out=t["left_out"][:, 1:]), r"'left_out' has the shape \(20, 256\), expected \(20, 257\)"),
+        (lambda t: t.update(influence=t["influence"][:, 1:]), r"'influence' has the shape \(20, 256\), expected \(20, 257\)"),
         (lambda t: t.update({k: t[k][:0] for k in ("coef", "mean", "scale")}), "of positive numbers"),
         (
-            lambda t: t.update({k: t[k][:128] for k in ("coef", "mean", "scale")}, left_out=t["left_out"][:, :129]),
+            lambda t: t.update({k: t[k][:128] for k in ("coef", "mean", "scale")}, influence=t["influence"][:, :129]),
             "is for 128 features, expected 256",
         ),
-        (lambda t: t.update(residuals=t["residuals"].tile(2), left_out=t["left_out"].tile(2, 1)), "40 residuals of 20 labels"),
+        (
+            lambda t: t.update(residuals=t["residuals"].tile(2), influence=t["influence"].tile(2, 1)),
+            "40 residuals of 20 labels",
+        ),
     ],
 )
 def test_damaged_arrays_of_a_head_are_named(head, change, message):
@@ -146,6 +150,7 @@ def test_damaged_arrays_of_a_head_are_named(head, change, message):
         ("labels", "many", "its 'labels' is 'many'"),
         ("labels", "0", "its 'labels' is '0'"),
         ("alpha", "1e999", "its 'alpha' is '1e999'"),
+        ("alpha", "-1", "its 'alpha' is '-1'"),
         ("mos_min", "nan", "its 'mos_min' is 'nan'"),
         ("weights_id", "\x1b[2Jx", r"its 'weights_id' is '\\x1b\[2Jx'"),
         ("date", "yesterday", "its 'date' is 'yesterday'"),
@@ -169,6 +174,50 @@ def test_a_head_of_another_kind_is_described_but_not_used(head, name, value):
     assert describe(head)[name] == value
     with pytest.raises(WeightsError, match=f"'{value}'.* unknown here"):
         GRepQRegressor.load(head)
+
+
+@pytest.mark.parametrize(("kind", "features"), [("monotone", "score"), ("shrunk", "score+patches"), ("ridge", "patches")])
+def test_every_kind_of_head_is_saved_and_names_its_weights(packaged, photos, tmp_path, kind, features):
+    rng = np.random.default_rng(0)
+    path, width = tmp_path / "head.safetensors", sum(packaged.feature_blocks(features))
+    x = rng.normal(size=(40, width))
+    regressor = GRepQRegressor(packaged, kind=kind).fit(x, 3 + x[:, 0])
+    regressor.save(path)
+    loaded = GRepQRegressor.load(path)
+    assert (describe(path)["head"], describe(path)["features"]) == (kind, features)
+    assert (loaded.kind_, loaded.features_, loaded.weights_id_) == (kind, features, packaged.weights_id)
+    assert loaded.predict_interval(x) == pytest.approx(regressor.predict_interval(x), rel=1e-9)
+    assert loaded.mos(photos["cat"]).item() == pytest.approx(regressor.predict([photos["cat"][0]])[0], rel=1e-4)
+
+
+def test_a_head_of_weights_that_are_not_built_in_asks_for_them(head):
+    facts = {"format": headfile.FORMAT} | {key: str(fact) for key, fact in describe(head).items()}
+    save_file(load_file(head), head, facts | {"weights_id": "mine-01234567"})
+    with pytest.raises(WeightsError, match="features of mine-01234567, which are not built in: name their folder"):
+        GRepQRegressor.load(head)
+
+
+def test_a_head_of_a_thousand_labels_is_a_small_file(tmp_path):
+    rng = np.random.default_rng(0)
+    model = GRepQ.from_pretrained("grepq-sem")
+    x = rng.normal(size=(1000, 1121))
+    GRepQRegressor(model, kind="shrunk").fit(x, x[:, 0]).save(tmp_path / "head.safetensors")
+    assert (tmp_path / "head.safetensors").stat().st_size < 50_000
+
+
+@pytest.mark.parametrize("entry", catalog.HEADS, ids=lambda entry: entry.name)
+def test_heads_of_the_package_fit_its_weights(entry, photos):
+    regressor = GRepQRegressor.load(entry.name)
+    facts = describe(entry.name)
+    assert regressor.weights_id_ == facts["weights_id"] == GRepQ.from_pretrained(entry.metric).weights_id
+    assert headfile.find(entry.name).stat().st_size < 100_000
+    assert headfile.find(entry.name).with_suffix(".md").exists()
+    metric = pyiqa.create_metric("grepq-mos", head=entry.name, device="cpu")
+    good, bad = photos["coffee"], torch.nn.functional.avg_pool2d(photos["coffee"], 9, 1, 4)
+    assert metric(good).item() == pytest.approx(regressor.mos(good).item(), rel=1e-6)
+    assert facts["mos_min"] <= metric(bad).item() < metric(good).item() <= facts["mos_max"]
+    low, high = regressor.predict_interval([good[0]], 0.9)[0]
+    assert low < metric(good).item() < high
 
 
 def test_a_head_that_does_not_fit_on_the_disk_leaves_nothing_and_keeps_the_last_one(head, fitted, full_disk):

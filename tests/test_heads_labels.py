@@ -50,7 +50,7 @@ def small_photos(photo_folder, folder):
 def test_fit_on_the_command_line(labels, photo_folder, tmp_path, cache):
     head = tmp_path / "head.safetensors"
     first = grepq("fit", *arguments(labels, photo_folder), "-o", head, "--cache", cache, "--weight-column", "raters")
-    assert "6 labels from 20 to 70, 256 features of patches" in first.stdout
+    assert "6 labels from 20 to 70, a head 'monotone' of 1 features, score" in first.stdout
     assert "not cross-validated: a held-out estimate needs at least 10 labels, got 6" in first.stderr
     assert len(list(cache.rglob("*.npy"))) == 6
     rows = json.loads(grepq("score", photo_folder, "--head", head, "--format", "json").stdout)
@@ -60,10 +60,16 @@ def test_fit_on_the_command_line(labels, photo_folder, tmp_path, cache):
 
 def test_the_papers_features_can_be_chosen(labels, photo_folder, tmp_path, cache):
     head = tmp_path / "head.safetensors"
-    result = grepq("fit", *arguments(labels, photo_folder), "-o", head, "--cache", cache, "--features", "image")
-    assert "128 features of image" in result.stdout
-    assert describe(head)["features"] == "image"
-    assert "--features" in grepq("fit", labels, "--features", "whole", status=2).stderr
+    paper = ["--metric", "grepq-ll", "--kind", "ridge", "--features", "image"]
+    result = grepq("fit", *arguments(labels, photo_folder), "-o", head, "--cache", cache, *paper)
+    assert "a head 'ridge' of 128 features, image" in result.stdout
+    assert (describe(head)["head"], describe(head)["features"]) == ("ridge", "image")
+    rest = [*arguments(labels, photo_folder), "-o", tmp_path / "other.safetensors", "--cache", cache]
+    assert "unknown kind of features 'whole'" in grepq("fit", *rest, "--features", "whole", status=2).stderr
+    assert "no low-level pathway" in grepq("fit", *rest, "--features", "semantic+patches", status=2).stderr
+    assert "--kind" in grepq("fit", *rest, "--kind", "forest", status=2).stderr
+    grepq("fit", *rest, "--kind", "shrunk")
+    assert describe(tmp_path / "other.safetensors")["features"] == "score+semantic"
 
 
 def test_fit_cross_validates_plots_and_leaves_out(photo_folder, tmp_path):

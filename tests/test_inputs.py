@@ -12,7 +12,7 @@ def test_any_size_scores(model, photos, size):
     parts = model.components(x)
     assert 0 < parts["low"].item() <= 0.5
     assert 0 < parts["high"].item() < 1
-    assert model.features(x).shape == (1, 1152)
+    assert model.features(x).shape == (1, 1024 + 256)
     assert model.features(x).isfinite().all()
 
 

@@ -391,7 +391,7 @@ def regressor() -> GRepQRegressor:
     model = GRepQ.from_pretrained("grepq-ll").requires_grad_(False)
     images = torch.rand(12, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     photos = torch.nn.functional.interpolate(images, size=(96, 96), mode="bicubic").clamp(0, 1)
-    return GRepQRegressor(model, features="patches").fit(photos, generator.uniform(1, 5, len(photos)).tolist())
+    return GRepQRegressor(model, features="patches", kind="ridge").fit(photos, generator.uniform(1, 5, len(photos)).tolist())
 
 
 class TestRegressor(MetricTester):
@@ -425,7 +425,7 @@ class TestRegressor(MetricTester):
 
     def calls(self, subject: GRepQRegressor) -> dict[str, Callable[[Tensor], Any]]:
         def fit(x: Tensor) -> GRepQRegressor:
-            return GRepQRegressor(subject.model, features="patches").fit(x.repeat(2, 1, 1, 1), range(2 * len(x)))
+            return GRepQRegressor(subject.model, features="patches", kind="ridge").fit(x.repeat(2, 1, 1, 1), range(2 * len(x)))
 
         return {
             "mos": subject.mos,

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import grepq_metric
+from grepq_metric.catalog import HEADS
 
 ROOT = Path(__file__).parents[1]
 EXTRAS = {"convert", "onnx", "plot", "torchmetrics", "train"}
@@ -37,7 +38,8 @@ def test_the_wheel_holds_what_users_need(wheel: Path):
         sizes = {info.filename: info.file_size for info in archive.infolist()}
     weights = ("config.json", "model.safetensors", "README.md", "PHOTOS.md")
     folders = [f"assets/{name}/{file}" for name in ("grepq-ll", "grepq-sem") for file in weights]
-    for name in (*folders, "integrations/pyiqa.py"):
+    heads = [f"assets/heads/{entry.name}{end}" for entry in HEADS for end in (".safetensors", ".md")]
+    for name in (*folders, *heads, "integrations/pyiqa.py"):
         assert sizes[f"grepq_metric/{name}"] > 0
     assert "grepq_metric/py.typed" in sizes
     assert sum(size for name, size in sizes.items() if "/assets/" in name) <= 35e6

@@ -14,7 +14,7 @@ import torch
 from benchmarks.harness.agreement import RESAMPLES
 from benchmarks.studies import few_labels, learning_curves, loss_cost, restoration, synthetic, training_gain
 from benchmarks.studies.reporting import Row
-from grepq_metric import GRepQLoss
+from grepq_metric import GRepQLoss, RidgeHead
 
 
 def test_the_synthetic_distortions_grow_with_their_level(photos):
@@ -64,11 +64,13 @@ def test_heads_see_the_draws_that_the_published_figures_are_of(monkeypatch):
         (200, 1, 0.743096215, 0.759500219, 0.928571429, 2.354118277),
     ]
     keys = ("labels", "draw", "srcc", "plcc", "coverage", "width")
-    rows = few_labels.drawn({"some": x}, mos)
+    compared = {"some": few_labels.Variant(x, RidgeHead(), suggests=True)}
+    monkeypatch.setattr(few_labels, "BUDGETS", (50, 100, 200))
+    rows = few_labels.drawn(compared, mos)
     assert [tuple(row[key] for key in keys) for row in rows] == [pytest.approx(values, abs=1e-8) for values in expected]
 
-    monkeypatch.setattr(few_labels, "BUDGETS", (50,))
-    found = few_labels.summary_of_suggestions(few_labels.suggested({"some": x}, mos))
+    monkeypatch.setattr(few_labels, "SUGGESTED", (25, 50))
+    found = few_labels.summary_of_suggestions(few_labels.suggested(compared, mos))
     lines = []
     for row in found:
         gain = "" if row["way"] == "random" else f" {row['gain']:+.3f} {row['better']}/{row['halves']}"

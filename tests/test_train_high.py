@@ -159,7 +159,7 @@ def test_the_weights_load_and_may_join_a_low_pathway(list_of_photos, tiny_clip, 
     parts = loaded.components(photos["cat"])
     assert parts["low"].item() == pytest.approx(low(photos["cat"]).item(), abs=1e-6)
     assert 0 < parts["high"].item() < 1
-    assert loaded.features(photos["cat"]).shape == (1, 64 + 128)
+    assert loaded.features(photos["cat"]).shape == (1, 64 + 256)
 
 
 def test_the_shape_of_a_tower_is_read_from_its_weights(clip_state, tiny_clip):

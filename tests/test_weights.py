@@ -50,7 +50,7 @@ def test_one_of_two_pathways_can_be_chosen(model, folder, photos):
     parts, expected = low.components(photos["rocket"]), model.components(photos["rocket"])
     assert parts["high"] is None
     assert torch.equal(parts["score"], expected["low"])
-    assert low.features(photos["rocket"]).shape == (1, 128)
+    assert low.features(photos["rocket"]).shape == (1, 256)
     high = GRepQ.from_pretrained(folder, pathways=["high"])
     parts = high.components(photos["rocket"])
     assert parts["low"] is None

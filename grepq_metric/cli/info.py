@@ -14,7 +14,7 @@ EPILOG = """\
 
 `grepq info grepq-sem` tells where these weights come from.
 
-`grepq info mos.safetensors` describes a head of `grepq fit`.
+`grepq info mos.safetensors` describes a head of `grepq fit`, `grepq info biq2021` the one that is built in.
 """
 
 
@@ -29,12 +29,15 @@ def info(
 
     A tag names one set of values for ever; a name means its newest tag.
     """
+    from grepq_metric import catalog
     from grepq_metric.heads import describe, is_head
 
     if weights is None:
         _installed()
     elif is_head(weights):
-        typer.echo(json.dumps(describe(weights), indent=2))
+        entry = catalog.find_head(weights)
+        origin = {} if entry is None else {"source": entry.source, "licence": entry.licence}
+        typer.echo(json.dumps({**describe(weights), **origin}, indent=2))
     else:
         from grepq_metric.model import GRepQ
 
@@ -57,6 +60,9 @@ def _installed() -> None:
         typer.echo(f"\n{entry.name}, tag {entry.tag}{older}")
         typer.echo(f"    {entry.source}; {download}; licence {entry.licence}")
         typer.echo(f"    {' + '.join(entry.pathways)} pathway, scores from {low:g} to {high:g}, higher is better")
+    for head in catalog.HEADS:
+        typer.echo(f"\n{head.name}, a head of {head.metric}, for --head")
+        typer.echo(f"    {head.source}; licence {head.licence}")
     typer.echo(
         "\nThe low pathway sees how sharp and clean a photo is, the semantic one how what it shows has suffered, and the high "
         f"one what CLIP thinks of it. Where no metric is named, {catalog.DEFAULT} is meant."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from numbers import Real
 
 import numpy as np
@@ -209,30 +210,27 @@ class RidgeHead(RegressorMixin, BaseEstimator):
         roots = np.sqrt(widths)
         factor = np.repeat(1 / np.sqrt(roots * roots.sum()), widths)
         ones, features = np.ones((len(z), 1)), z[:, bool(self.scored) :] * factor
-        held, least = _Ridge(ones, features, w), 0.0
-        free = held
-        if self.scored:
-            least = LEAST_SLOPE * float(np.sqrt(np.average((y - np.average(y, weights=w)) ** 2, weights=w)))
-            if z[:, 0].any():
-                free = _Ridge(np.hstack([ones, z[:, :1]]), features, w)
+        least = LEAST_SLOPE * float(np.sqrt(np.average((y - np.average(y, weights=w)) ** 2, weights=w)))
+        free = _Ridge(np.hstack([ones, z[:, :1]]), features, w) if self.scored and z[:, 0].any() else None
+        held = cache(lambda: _Ridge(ones, features, w))  # seldom needed where there is a score
 
-        def solved(alpha: float) -> tuple[_Ridge, np.ndarray, float]:
-            """The regression, the values that it is fitted to, and the slope that is held; the slope is free if it is 0."""
-            if free is not held and free.coefficients(y, alpha)[1] >= least:
-                return free, y, 0.0
-            return held, y - least * z[:, 0], least
+        def solved(alpha: float) -> tuple[_Ridge, np.ndarray]:
+            """The regression and the values that it is fitted to: without the least slope where it has to be held."""
+            if free is not None and free.coefficients(y, alpha)[1] >= least:
+                return free, y
+            return held(), y - least * z[:, 0] if self.scored else y
 
         def loss(alpha: float) -> float:
-            ridge, values, _ = solved(alpha)
+            ridge, values = solved(alpha)
             return float(w @ np.square(ridge.residuals(values, alpha)))
 
         self.alpha_ = 0.0
         if widths:
             self.alpha_ = min(ALPHAS, key=loss) if isinstance(self.alpha, str) else float(self.alpha)
-        ridge, values, slope = solved(self.alpha_)
+        ridge, values = solved(self.alpha_)
         fitted = ridge.coefficients(values, self.alpha_)
         self.intercept_ = float(fitted[0])
-        line = [] if not self.scored else [slope if ridge is held else fitted[1]]
+        line = [] if not self.scored else [fitted[1] if ridge is free else least]
         self.coef_ = np.concatenate([line, fitted[ridge.unpenalised :] * factor])
         self.mean_, self.scale_ = scaler.mean_, scaler.scale_
         self.residuals_ = ridge.residuals(values, self.alpha_)
