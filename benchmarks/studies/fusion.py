@@ -92,7 +92,7 @@ def joined(rows: list[Row], scales: dict[str, float]) -> list[Row]:
 
 def figures(report: Report, opinions: Opinions, out: Path) -> Report:
     """The report with its figures computed from the parts in `out` and opinion scores."""
-    found = float(report.table("scale")[0]["s"])
+    found = float(f"{report.table('scale')[0]['s']:.2g}")  # as in the catalog
     scales = {f"sum, s = {found * factor:.3g}": found * factor for factor in FACTORS} | {f"sum, s = {PAPER:g}": PAPER}
     kept = read_scores(out / "opinions.csv")
     people = joined([{"image": name, **kept[name]} for name in opinions.files], scales)
