@@ -237,7 +237,7 @@ def test_arrays_make_the_same_head(fitted):
     head = fitted[0].head_
     copy = RidgeHead.from_arrays(head.arrays(), head.alpha_)
     assert copy.predict(fitted[1]) == pytest.approx(head.predict(fitted[1]), rel=1e-12)
-    with pytest.raises(InputError, match="lacks 'coef', 'intercept'"):
+    with pytest.raises(InputError, match="lacks 'coef', 'influence', 'intercept'"):
         RidgeHead.from_arrays({}, 1.0)
 
 

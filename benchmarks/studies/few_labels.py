@@ -4,17 +4,17 @@
 
 The photos are split into two halves at random. From one, 5 to 200 are drawn, 20 times; a head is fitted to their labels and
 tested on the whole other half. 800 labels are drawn from all photos, and the head is tested on the others. Compared are the
-kinds of heads of ``grepq fit`` on the features of `grepq-sem`, `grepq-lite` and `grepq-ll`, the paper's (ridge regression on
-low-level features of the whole image), and the 36 natural scene statistics of BRISQUE as pyiqa computes them. Same draws for
-all. A monotone head has the SRCC of the zero-shot score.
+kinds of heads of ``grepq fit`` on the features of `grepq-sem`, `grepq-lite` and `grepq-ll`, the paper's (ridge regression
+on low-level features of the whole image), and the 36 natural scene statistics of BRISQUE as pyiqa computes them. Same draws
+for all. A monotone head has the SRCC of the zero-shot score.
 
 Also measured: nested cross-validation on all labels, whether photos that ``grepq fit --suggest`` names are better ones to have
-rated than random ones, how many opinion scores lie in the intervals of 90 %, and how far a head travels: fitted to one part of
-the photos (column ``subset`` of ``labels.csv``), tested on another.
+rated than random ones, how many opinion scores lie in the intervals of 90 %, and how far a head travels: fitted to one part
+of the photos (column ``subset`` of ``labels.csv``), tested on another.
 
 Needs opinion scores (a folder with ``labels.csv``) and takes about forty minutes for 1,000 photos on two cores, most of it
-for features, which stay in --cache. In --out lie all draws (``draws.csv``, ``suggestions.csv``), from which ``--report-only``
-makes the report in a second.
+for features, which stay in --cache. In --out lie all draws (``draws.csv``, ``suggestions.csv``), from which
+``--report-only`` makes the report in a second.
 """
 
 from __future__ import annotations

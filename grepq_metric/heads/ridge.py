@@ -158,7 +158,9 @@ class RidgeHead(RegressorMixin, BaseEstimator):
         """What `from_arrays` makes the same head of: float64, the influences float32."""
         check_is_fitted(self)
         arrays = {"coef": self.coef_, "intercept": np.array([self.intercept_]), "mean": self.mean_, "scale": self.scale_}
-        return arrays | {"residuals": self.residuals_, "influence": self.influence_}
+        # Where their order does not matter, it is not kept: with the photos at hand it would give their values away.
+        residuals = self.residuals_ if len(self.influence_) else np.sort(self.residuals_)
+        return arrays | {"residuals": residuals, "influence": self.influence_}
 
     @classmethod
     def from_arrays(
