@@ -49,40 +49,49 @@ def test_the_report_on_distortions_gives_the_correlations_of_its_rows():
     assert 0 < found["m", pooled] < 1
 
 
-def test_heads_see_the_draws_that_the_published_figures_are_of(monkeypatch):
-    """Values of the study at f5e832c, which had a protocol of its own."""
+def test_heads_see_equal_draws_and_none_of_the_photos_that_they_are_tested_on(monkeypatch):
+    monkeypatch.setattr(few_labels, "DRAWS", 3)
+    for labels in (5, 200, 350):
+        draws = few_labels.draws_of(420, labels)
+        assert len({tuple(draw.train) for draw in draws}) == 3
+        for draw, again in zip(draws, few_labels.draws_of(420, labels), strict=True):
+            assert (draw.train == again.train).all()
+            assert len(set(draw.train)) == labels
+            assert not set(draw.train) & set(draw.test)
+            assert len(draw.test) == (210 if labels <= 210 else 420 - labels)
+
+
+def test_the_study_of_heads_finds_what_labels_add_to_a_score(monkeypatch):
     rng = np.random.default_rng(0)
     mos = rng.normal(size=420)
-    x = mos[:, None] * [1, 0.5, 0.2, 0, 0, 0, 0, 0] + rng.normal(size=(420, 8))
-    monkeypatch.setattr(few_labels, "DRAWS", 2)
-    expected = [
-        (50, 0, 0.696088995, 0.719970162, 0.976190476, 3.445518793),
-        (50, 1, 0.728868487, 0.742457799, 0.942857143, 2.457821348),
-        (100, 0, 0.752362379, 0.765793262, 0.942857143, 2.384361368),
-        (100, 1, 0.715188877, 0.746223008, 0.928571429, 2.472889828),
-        (200, 0, 0.746184073, 0.762251735, 0.938095238, 2.40641355),
-        (200, 1, 0.743096215, 0.759500219, 0.928571429, 2.354118277),
-    ]
-    keys = ("labels", "draw", "srcc", "plcc", "coverage", "width")
-    compared = {"some": few_labels.Variant(x, RidgeHead(), suggests=True)}
-    monkeypatch.setattr(few_labels, "BUDGETS", (50, 100, 200))
-    rows = few_labels.drawn(compared, mos)
-    assert [tuple(row[key] for key in keys) for row in rows] == [pytest.approx(values, abs=1e-8) for values in expected]
+    score = mos + 1.2 * rng.normal(size=420)
+    x = np.column_stack([score, mos[:, None] * [1, 0.5, 0.2, 0, 0, 0, 0, 0] + rng.normal(size=(420, 8))])
+    compared = {
+        "m, monotone": few_labels.Variant(x[:, :1], RidgeHead(scored=True)),
+        "m, shrunk": few_labels.Variant(x, RidgeHead(scored=True), suggests=True),
+    }
+    monkeypatch.setattr(few_labels, "DRAWS", 4)
+    monkeypatch.setattr(few_labels, "BUDGETS", (5, 50, 350))
+    monkeypatch.setattr(few_labels, "SUGGESTED", (25,))
+    found = {(row["head"], row["labels"]): row for row in few_labels.summary_of_draws(few_labels.drawn(compared, mos))}
+    assert len(found) == 6
+    assert found["m, monotone", 5]["srcc"] == pytest.approx(found["m, monotone", 50]["srcc"], abs=1e-9)
+    assert found["m, shrunk", 350]["srcc"] > found["m, monotone", 350]["srcc"] + 0.05
+    assert "coverage" not in found["m, shrunk", 5]
+    assert 0.8 < found["m, shrunk", 350]["coverage"] < 1
 
-    monkeypatch.setattr(few_labels, "SUGGESTED", (25, 50))
-    found = few_labels.summary_of_suggestions(few_labels.suggested(compared, mos))
-    lines = []
-    for row in found:
-        gain = "" if row["way"] == "random" else f" {row['gain']:+.3f} {row['better']}/{row['halves']}"
-        lines.append(f"{row['labels']} {row['srcc']:.3f}{gain}")
-    assert lines == [
-        "25 0.670",
-        "25 0.576 -0.094 1/2",
-        "25 0.708 +0.037 2/2",
-        "50 0.698",
-        "50 0.643 -0.055 1/2",
-        "50 0.722 +0.024 2/2",
-    ]
+    suggestions = few_labels.summary_of_suggestions(few_labels.suggested(compared, mos))
+    assert {row["head"] for row in suggestions} == {"m, shrunk"}
+    assert [row["way"] for row in suggestions] == ["random", *few_labels.WAYS]
+    assert all(row["halves"] == 4 for row in suggestions)
+    assert all(0 <= row["better"] <= 4 for row in suggestions[1:])
+
+    every = {row["head"]: row["srcc"] for row in few_labels.nested(compared, mos)}
+    assert every["m, shrunk"] > every["m, monotone"]
+    subsets = np.where(np.arange(420) % 2, "odd", "even")
+    first, second = few_labels.travelled(compared["m, shrunk"], mos, subsets)
+    assert (first["tested"], second["tested"]) == ("even", "odd")
+    assert min(first["odd"], second["even"]) > max(first["score"], second["score"])
 
 
 def test_farthest_points_reach_every_cluster():
