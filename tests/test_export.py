@@ -43,6 +43,7 @@ def test_the_score_of_the_papers_pathways_exports_for_any_size(tiny_clip):
     exports_for_any_size(model)
 
 
+@pytest.mark.slow
 def test_the_semantic_score_exports_to_onnx_for_any_size(tmp_path):
     """The whole of it: there is nothing in it that ONNX lacks."""
     onnxruntime = pytest.importorskip("onnxruntime")

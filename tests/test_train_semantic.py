@@ -156,7 +156,7 @@ def test_the_backbone_of_other_weights_can_be_used(contents, tmp_path):  # noqa:
     first = train_semantic(contents, tmp_path / "first", **QUICK)
     second = train_semantic(contents, tmp_path / "second", init=tmp_path / "first", **QUICK)
     assert second.provenance["backbone"] == first.weights_id
-    with pytest.raises(InputError, match=r"no .*semantic"):
+    with pytest.raises(InputError, match=r"has the pathways .*, and not .semantic."):
         train_semantic(contents, tmp_path / "third", init="grepq-ll", **QUICK)
 
 

@@ -88,7 +88,10 @@ def test_the_registry_holds_what_the_recipes_need():
     assert set(RECIPES["paper"].types) == {name for ((name, _),) in RECIPES["paper"].distortions_of(5)}
     assert len({name for seed in range(50) for ((name, _),) in RECIPES["broad"].distortions_of(seed)}) == 18
     chains = [chain for seed in range(50) for chain in RECIPES["wild"].distortions_of(seed)]
-    assert {name for chain in chains for name, _ in chain} == set(DISTORTIONS)
+    assert {name for chain in chains for name, _ in chain} == set(RECIPES["wild"].types) < set(DISTORTIONS)
+    assert {name for seed in range(99) for chain in RECIPES["varied"].distortions_of(seed) for name, _ in chain} == set(
+        DISTORTIONS
+    )
     assert {len(chain) for chain in chains} == {1, 2, 3}
     stages = [[STAGES.index(DISTORTIONS[name].stage) for name, _ in chain] for chain in chains]
     assert all(order == sorted(order) for order in stages)

@@ -44,6 +44,8 @@ from grepq_metric.training.semantic import Sums
 
 STUDY = "semantic_head"
 PACKAGED = "as packaged"
+DIGITS = 4
+"""Behind the point, of the logits that are kept."""
 ALONE = 1e6
 """Weight of a target beside which the other one does not count."""
 
@@ -107,12 +109,10 @@ def heads(sums: Sums, widths: Sequence[int], penalty: float, undistorted: float)
         PACKAGED: sums.fit(penalty, undistorted),
         "taught only whether undistorted": sums.fit(penalty, ALONE),
         "taught only how slight": sums.fit(penalty, 0.0),
-        "a tenth of the penalty": sums.fit(penalty / 10, undistorted),
         "ten times the penalty": sums.fit(penalty * 10, undistorted),
         "stride 16 alone": of_features(sums, stages[3], penalty),
         "stride 32 alone": of_features(sums, stages[4], penalty),
         "without stride 32": of_features(sums, torch.cat(stages[:4]), penalty),
-        "without strides 2 and 4": of_features(sums, torch.cat(stages[2:]), penalty),
     }
     if len(sums.counts) > 1:
         found["sources not centred on their own"] = as_one_source(sums).fit(penalty, undistorted)
@@ -127,7 +127,7 @@ def score_opinions(model: GRepQ, linear: dict[str, Linear], opinions: Opinions) 
     rows: list[Row] = []
     for name, path in tqdm(opinions.files.items(), desc="opinions", unit="photo"):
         features = model.features(read_image(path).unsqueeze(0), "semantic")[0].double()
-        rows.append({"image": name, **{head: (features @ c + b).item() for head, (c, b) in linear.items()}})
+        rows.append({"image": name, **{head: round((features @ c + b).item(), DIGITS) for head, (c, b) in linear.items()}})
     return rows
 
 
@@ -138,7 +138,7 @@ def scorers(model: GRepQ, linear: dict[str, Linear]) -> dict[str, Callable[[Tens
     def score(x: Tensor, head: Linear) -> float:
         if not last or last[0] is not x:
             last[:] = [x, model.features(x, "semantic")[0].double()]
-        return (last[1] @ head[0] + head[1]).item()
+        return round((last[1] @ head[0] + head[1]).item(), DIGITS)
 
     return {name: lambda x, head=head: score(x, head) for name, head in linear.items()}  # type: ignore[misc]
 
