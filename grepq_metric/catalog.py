@@ -176,7 +176,7 @@ class HeadEntry:
 HEADS = (
     HeadEntry(
         name="biq2021",
-        metric="grepq-sem",
+        metric="grepq-lite",
         source="1,000 opinion scores of BIQ2021 (Ahmed and Asif, 2022), from 0 to 1, 30 observers in a laboratory",
         licence="MIT; the opinion scores are BIQ2021's",
     ),

@@ -17,6 +17,7 @@ from grepq_metric import GRepQ, GRepQRegressor, read_image
 from grepq_metric.errors import InputError
 from grepq_metric.heads.evaluation import held_out
 from grepq_metric.heads.features import photo_features
+from grepq_metric.heads.regressor import kind_for
 from grepq_metric.heads.ridge import RidgeHead
 from grepq_metric.heads.selection import suggest
 
@@ -145,7 +146,11 @@ def test_the_kind_of_head_follows_from_the_number_of_labels(packaged, data):
     x, y = data
     few = GRepQRegressor(packaged).fit(x[:29, :1], y[:29])
     assert (few.kind_, few.features_, few.n_features_in_) == ("monotone", "score", 1)
-    more = GRepQRegressor(packaged).fit(x[:30], y[:30])
+    assert [kind_for(n, packaged) for n in (5, 499, 500)] == ["monotone", "monotone", "shrunk"]
+    semantic = GRepQ.from_pretrained("grepq-sem")
+    assert [kind_for(n, semantic) for n in (5, 49, 50, 1000)] == ["monotone", "monotone", "shrunk", "shrunk"]
+    x, y = (np.concatenate([part] * 20)[:500] for part in (x, y))
+    more = GRepQRegressor(packaged).fit(x, y)
     assert (more.kind_, more.features_, more.n_features_in_) == ("shrunk", "score+patches", 257)
     assert (more.head_.blocks, more.head_.scored) == ((256,), True)
     assert GRepQRegressor(None).fit(x, y).kind_ == "ridge"
@@ -265,7 +270,7 @@ def test_what_is_not_fitted_says_so_first(use):
 )
 def test_bad_labels_are_explained(data, packaged, change, message):
     with pytest.raises(InputError, match=message):
-        GRepQRegressor(packaged).fit(*change(*data))
+        GRepQRegressor(packaged, kind="shrunk").fit(*change(*data))
 
 
 def test_bad_settings_are_explained(data, packaged):

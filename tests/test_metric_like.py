@@ -403,6 +403,10 @@ class TestRegressor(MetricTester):
     def make(self) -> GRepQRegressor:
         return regressor()
 
+    def half_tolerance(self, subject: GRepQRegressor, dtype: torch.dtype) -> float:
+        """A head adds up hundreds of features that were rounded."""
+        return 2 * super().half_tolerance(subject, dtype)
+
     def each(self, subject: GRepQRegressor, x: Tensor) -> Tensor:
         mos = subject.mos(x)
         assert mos.shape == (len(x), 1)
