@@ -288,7 +288,7 @@ def test_bad_settings_are_explained(data, packaged):
     with pytest.raises(InputError, match="kind 'ridge' is of the default head: give it or a head, not both"):
         GRepQRegressor(packaged, RidgeHead(), kind="ridge").fit(x, y)
     with pytest.raises(ValueError, match="X has 5 features, but RidgeHead is expecting 257"):
-        GRepQRegressor(packaged).fit(x, y).predict(np.zeros((2, 5)))
+        GRepQRegressor(packaged, kind="shrunk").fit(x, y).predict(np.zeros((2, 5)))
     with pytest.raises(InputError, match="a rank correlation has no sample weights"):
         GRepQRegressor(None).fit(x, y).score(x, y, sample_weight=np.ones(80))
 
