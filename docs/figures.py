@@ -67,8 +67,8 @@ def measured(study: str) -> str:
 
 @cache
 def zero_shot_scores() -> list[float]:
-    """Scores of `grepq-ll` of all photos of BIQ2021 that were measured."""
-    (path,) = RESULTS.glob("biq2021_dev/biq2021_dev-*/grepq-ll-*/zero-shot.csv")
+    """Scores of the default metric of all photos of BIQ2021 that were measured."""
+    (path,) = RESULTS.glob("biq2021_dev/biq2021_dev-*/grepq-sem-*/zero-shot.csv")
     with path.open(newline="", encoding="utf-8") as stream:
         return sorted(float(row["value"]) for row in csv.DictReader(stream) if row["value"])
 
@@ -83,7 +83,7 @@ def score_quantiles() -> str:
     percents = (10, 25, 50, 75, 90)
     return table(
         ["photos with a lower score", *(f"{percent} %" for percent in percents)],
-        [["`grepq-ll`", *(f"{quantile(percent):.3f}" for percent in percents)]],
+        [["`grepq-sem`", *(f"{quantile(percent):.3f}" for percent in percents)]],
     )
 
 
@@ -206,11 +206,6 @@ def _compared(study: str, key: str, rows: Sequence[Row]) -> str:
 @figure(FROM_FILES)
 def semantic_head() -> str:
     return _compared("semantic_head", "head", rows_of("semantic_head"))
-
-
-@figure(FROM_FILES)
-def fusion() -> str:
-    return _compared("fusion", "metric", rows_of("fusion", "metrics"))
 
 
 @figure(FROM_FILES)
