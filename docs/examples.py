@@ -123,7 +123,7 @@ def damaged() -> dict[str, list[float]]:
     from grepq_metric import GRepQ, read_image
     from grepq_metric.training.distortions import DISTORTIONS, LEVELS
 
-    model, scores = GRepQ.from_pretrained("grepq-ll"), {}
+    model, scores = GRepQ.from_pretrained("grepq-sem"), {}
     with photo_folder(), torch.inference_mode():
         photo = (read_image("coffee.png") * 255).round().byte().permute(1, 2, 0).numpy()
         for name in ("gaussian_blur", "jpeg", "white_noise", "low_light", "digital_zoom"):
