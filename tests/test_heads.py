@@ -141,13 +141,17 @@ def test_the_features_are_the_better_kind_unless_one_is_asked_for(packaged, mode
     assert GRepQRegressor(model, kind="ridge").fit(images, mos[:5]).n_features_in_ == 1024 + 256
 
 
-def test_the_kind_of_head_follows_from_the_number_of_labels(packaged, data):
-    x, y = data
-    few = GRepQRegressor(packaged).fit(x[:29, :1], y[:29])
-    assert (few.kind_, few.features_, few.n_features_in_) == ("monotone", "score", 1)
-    more = GRepQRegressor(packaged).fit(x[:30], y[:30])
-    assert (more.kind_, more.features_, more.n_features_in_) == ("shrunk", "score+patches", 257)
-    assert (more.head_.blocks, more.head_.scored) == ((256,), True)
+def test_the_kind_of_head_follows_from_the_number_of_labels(packaged):
+    rng = np.random.default_rng(0)
+    semantic = GRepQ.from_pretrained("grepq-sem")
+    for model, least, whole in ((semantic, 50, "score+semantic"), (packaged, 800, "score+patches")):
+        x = rng.normal(size=(least, sum(model.feature_blocks(whole))))
+        y = rng.normal(size=least)
+        few = GRepQRegressor(model).fit(x[1:, :1], y[1:])
+        assert (few.kind_, few.features_, few.n_features_in_) == ("monotone", "score", 1)
+        more = GRepQRegressor(model).fit(x, y)
+        assert (more.kind_, more.features_) == ("shrunk", whole)
+        assert (more.head_.blocks, more.head_.scored) == (model.feature_blocks(whole)[1:], True)
     assert GRepQRegressor(None).fit(x, y).kind_ == "ridge"
 
 
@@ -265,7 +269,7 @@ def test_what_is_not_fitted_says_so_first(use):
 )
 def test_bad_labels_are_explained(data, packaged, change, message):
     with pytest.raises(InputError, match=message):
-        GRepQRegressor(packaged).fit(*change(*data))
+        GRepQRegressor(packaged, kind="shrunk").fit(*change(*data))
 
 
 def test_bad_settings_are_explained(data, packaged):
@@ -283,7 +287,7 @@ def test_bad_settings_are_explained(data, packaged):
     with pytest.raises(InputError, match="kind 'ridge' is of the default head: give it or a head, not both"):
         GRepQRegressor(packaged, RidgeHead(), kind="ridge").fit(x, y)
     with pytest.raises(ValueError, match="X has 5 features, but RidgeHead is expecting 257"):
-        GRepQRegressor(packaged).fit(x, y).predict(np.zeros((2, 5)))
+        GRepQRegressor(packaged, kind="shrunk").fit(x, y).predict(np.zeros((2, 5)))
     with pytest.raises(InputError, match="a rank correlation has no sample weights"):
         GRepQRegressor(None).fit(x, y).score(x, y, sample_weight=np.ones(80))
 

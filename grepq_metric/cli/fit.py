@@ -59,7 +59,7 @@ def fit(
     kind: Kind = typer.Option(
         Kind.auto,
         help="**monotone**: a rising line of the score; **shrunk**: the line, and features as far as the ratings bear them "
-        "out; **ridge**: features alone, as in the paper. **auto**: monotone with fewer than 30 ratings, else shrunk.",
+        "out; **ridge**: features alone, as in the paper. **auto**: monotone with fewer than 50 ratings (grepq-ll: 800), else shrunk.",
     ),
     features: str = typer.Option(
         None,
@@ -194,7 +194,7 @@ def _fit(
     from grepq_metric.heads.regressor import GRepQRegressor, kind_for
 
     mos, weights = labels.mos[usable], None if labels.weights is None else labels.weights[usable]
-    chosen = kind_for(len(mos)) if kind is Kind.auto else kind.value
+    chosen = kind_for(model, len(mos)) if kind is Kind.auto else kind.value
     if chosen == "monotone":
         x = x[:, :1]  # the score
     regressor = GRepQRegressor(model, features=features, kind=chosen).fit(x, mos, weights)

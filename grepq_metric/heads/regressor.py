@@ -33,13 +33,15 @@ if TYPE_CHECKING:
 LEAST_LABELS = 5
 KINDS = ("monotone", "shrunk", "ridge")
 """Kinds of heads, see `GRepQRegressor`."""
-LEAST_SHRUNK = 30
-"""Labels from which on features add to the zero-shot score on the mean, by ``python -m benchmarks.studies.few_labels``."""
+LEAST_SHRUNK, LEAST_SHRUNK_LOW = 50, 800
+"""Labels from which on features add to the zero-shot score's SRCC on the mean; and low-level features by themselves. By
+``python -m benchmarks.studies.few_labels``, but for CLIP's, which count as the semantic ones do."""
 
 
-def kind_for(labels: int) -> str:
-    """The kind of head for a number of labels: ``monotone`` below 30, else ``shrunk``."""
-    return "monotone" if labels < LEAST_SHRUNK else "shrunk"
+def kind_for(model: GRepQ, labels: int) -> str:
+    """The kind of head for a number of labels: ``monotone`` for few, else ``shrunk``; see `LEAST_SHRUNK`."""
+    least = LEAST_SHRUNK_LOW if model.pathways == ("low",) else LEAST_SHRUNK
+    return "monotone" if labels < least else "shrunk"
 
 
 def whole_kind(model: GRepQ, kind: str, features: str | None) -> str:
@@ -80,8 +82,8 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
         features: see `GRepQ.feature_kind`; None is what predicts best. Without the score, which `kind` decides on.
         kind: of the head, if `head` is None. ``monotone``: a rising line of the zero-shot score, whose order it keeps;
             ``shrunk``: such a line, and features as far as the labels bear them out; ``ridge``: features alone, as in the
-            paper; ``auto``: ``monotone`` with fewer than 30 labels, else ``shrunk``. Without a model there is no score, and
-            ``auto`` is ``ridge``.
+            paper; ``auto``: ``monotone`` with fewer than 50 labels, or 800 where the model has low-level features alone, else
+            ``shrunk``. Without a model there is no score, and ``auto`` is ``ridge``.
         cache: folder where the features of photo files are kept, see `photo_features`; None: nowhere.
 
     Attributes:
@@ -151,7 +153,7 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
         model = self._model()
         kind = self.kind
         if kind == "auto":
-            kind = "ridge" if model is None or self.head is not None else kind_for(count)
+            kind = "ridge" if model is None or self.head is not None else kind_for(model, count)
         features = None if model is None else whole_kind(model, kind, self.features)
         x = self._matrix(X, features)
         if model is not None and x.shape[1] != (width := sum(model.feature_blocks(features))):
