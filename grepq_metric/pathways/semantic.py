@@ -91,7 +91,8 @@ class SemanticPathway(Pathway):
 
     def feature_blocks(self, kind: str) -> tuple[int, ...]:
         """See `Pathway.feature_blocks`: one of each stage."""
-        return {"semantic": tuple(2 * count for count in self.backbone.feature_info.channels())}[kind]
+        stages: Any = self.backbone.feature_info
+        return {"semantic": tuple(2 * count for count in stages.channels())}[kind]
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """Maps at the end of each stage: ``(N, 3, H, W)`` in [0, 1] -> ``(N, c, h, w)`` each."""
