@@ -146,10 +146,10 @@ def test_the_kind_of_head_follows_from_the_number_of_labels(packaged, data):
     x, y = data
     few = GRepQRegressor(packaged).fit(x[:29, :1], y[:29])
     assert (few.kind_, few.features_, few.n_features_in_) == ("monotone", "score", 1)
-    assert [kind_for(n, packaged) for n in (5, 499, 500)] == ["monotone", "monotone", "shrunk"]
+    assert [kind_for(n, packaged) for n in (5, 799, 800)] == ["monotone", "monotone", "shrunk"]
     semantic = GRepQ.from_pretrained("grepq-sem")
     assert [kind_for(n, semantic) for n in (5, 49, 50, 1000)] == ["monotone", "monotone", "shrunk", "shrunk"]
-    x, y = (np.concatenate([part] * 20)[:500] for part in (x, y))
+    x, y = (np.concatenate([part] * 20)[:800] for part in (x, y))
     more = GRepQRegressor(packaged).fit(x, y)
     assert (more.kind_, more.features_, more.n_features_in_) == ("shrunk", "score+patches", 257)
     assert (more.head_.blocks, more.head_.scored) == ((256,), True)

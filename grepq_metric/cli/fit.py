@@ -59,7 +59,7 @@ def fit(
     kind: Kind = typer.Option(
         Kind.auto,
         help="**monotone**: a rising line of the score; **shrunk**: the line, and features as far as the ratings bear them "
-        "out; **ridge**: features alone, as in the paper. **auto**: monotone with fewer than 50 ratings (with grepq-ll, 500), "
+        "out; **ridge**: features alone, as in the paper. **auto**: monotone with fewer than 50 ratings (with grepq-ll, 800), "
         "else shrunk.",
     ),
     features: str = typer.Option(

@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 LEAST_LABELS = 5
 KINDS = ("monotone", "shrunk", "ridge")
 """Kinds of heads, see `GRepQRegressor`."""
-LEAST_SHRUNK, LEAST_SHRUNK_LOW = 50, 500
+LEAST_SHRUNK, LEAST_SHRUNK_LOW = 50, 800
 """Labels from which on features add to the zero-shot score on the mean, and those of the low-level pathway alone, by
 ``python -m benchmarks.studies.few_labels``."""
 
 
 def kind_for(labels: int, model: GRepQ) -> str:
-    """The kind of head for a number of labels: ``monotone`` below 50 (the low-level pathway alone: 500), else ``shrunk``."""
+    """The kind of head for a number of labels: ``monotone`` below 50 (the low-level pathway alone: 800), else ``shrunk``."""
     least = LEAST_SHRUNK_LOW if model.pathways == ("low",) else LEAST_SHRUNK
     return "monotone" if labels < least else "shrunk"
 
