@@ -31,6 +31,7 @@ def exports_for_any_size(model):
         assert program.module()(images(size)) == pytest.approx(model(images(size)), abs=1e-6)
 
 
+@pytest.mark.slow  # the sizes of the semantic pathway's padding take a minute to work out
 def test_the_score_exports_for_any_size(packaged):
     exports_for_any_size(packaged)
 

@@ -16,7 +16,16 @@ from benchmarks.studies.reporting import footer, read_report
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-STUDIES = ("few_labels", "learning_curves", "loss_cost", "restoration", "synthetic", "tiny_clip", "training_gain")
+STUDIES = (
+    "few_labels",
+    "learning_curves",
+    "loss_cost",
+    "restoration",
+    "semantic_head",
+    "synthetic",
+    "tiny_clip",
+    "training_gain",
+)
 FROM_FILES = ("few_labels", "learning_curves", "restoration", "synthetic")
 """Studies whose figures can be computed anew from what is committed alone."""
 LARGEST = 100_000
