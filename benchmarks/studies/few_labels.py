@@ -19,7 +19,6 @@ for features, which stay in --cache. In --out lie all draws (``draws.csv``, ``su
 
 from __future__ import annotations
 
-import csv
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -313,7 +312,7 @@ def _gain(row: Row) -> str:
     return f"{row['srcc']:.3f} ({row['gain']:+.3f}, {row['better']}/{row['halves']})"
 
 
-def measure(opinions: Opinions, subsets: np.ndarray | None, cache: Path, out: Path) -> Report:
+def measure(opinions: Opinions, cache: Path, out: Path) -> Report:
     """Compute features and fit all heads; rows of all draws go to `out`."""
     cache.mkdir(parents=True, exist_ok=True)
     compared = variants(list(opinions.files.values()), cache)
@@ -322,16 +321,9 @@ def measure(opinions: Opinions, subsets: np.ndarray | None, cache: Path, out: Pa
     write_rows(out / "suggestions.csv", suggestions)
     data: Row = {"name": opinions.name, "id": opinions.id, "images": len(opinions.mos)}
     rows = [*summary_of_draws(draws), *summary_of_suggestions(suggestions), *nested(compared, opinions.mos)]
-    if subsets is not None:
-        rows += travelled(compared[f"{catalog.DEFAULT}, shrunk"], opinions.mos, subsets)
+    if any(opinions.subsets.tolist()):
+        rows += travelled(compared[f"{catalog.DEFAULT}, shrunk"], opinions.mos, opinions.subsets)
     return measured(STUDY, GRepQ.from_pretrained(catalog.DEFAULT).weights_id, data, rows)
-
-
-def read_subsets(folder: Path) -> np.ndarray | None:
-    """The column ``subset`` of a folder's ``labels.csv``; None if it has none."""
-    with (folder / "labels.csv").open(newline="", encoding="utf-8-sig") as stream:
-        rows = list(csv.DictReader(stream))
-    return np.array([row["subset"] for row in rows]) if rows and "subset" in rows[0] else None
 
 
 def again(out: Path) -> Report:
@@ -348,10 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--opinions", type=Path, help="folder with labels.csv")
     parser.add_argument("--cache", type=Path, help="folder for features, which runs share")
     given = parse(parser, arguments, needed=("opinions", "cache"))
-    if given.report_only:
-        report = again(given.out)
-    else:
-        report = measure(read_opinions(given.opinions), read_subsets(given.opinions), given.cache, given.out)
+    report = again(given.out) if given.report_only else measure(read_opinions(given.opinions), given.cache, given.out)
     write_report(report, given.out, markdown)
 
 

@@ -61,11 +61,17 @@ def read_opinions(folder: Path) -> Opinions:
     return Opinions(folder.resolve().name, dataset.id, files, mos, np.array([row.get("subset", "") for row in rows]))
 
 
-def agreement(scores: np.ndarray, opinions: Opinions) -> Row:
-    """SRCC of scores ``(N,)`` with opinions, its bootstrap interval of 95 %, and the SRCC on each subset."""
-    row: Row = {"srcc": srcc(scores, opinions.mos)}
-    if interval := bootstrap_interval(srcc, scores, opinions.mos):
+def rank_agreement(scores: np.ndarray, mos: np.ndarray) -> Row:
+    """SRCC of scores with opinion scores, ``(N,)`` each, and the ends of its bootstrap interval of 95 %, if it has one."""
+    row: Row = {"srcc": srcc(scores, mos)}
+    if interval := bootstrap_interval(srcc, scores, mos):
         row |= dict(zip(("srcc_low", "srcc_high"), interval, strict=True))
+    return row
+
+
+def agreement(scores: np.ndarray, opinions: Opinions) -> Row:
+    """What `rank_agreement` says of scores ``(N,)``, and the SRCC on each subset."""
+    row = rank_agreement(scores, opinions.mos)
     for subset in filter(None, dict.fromkeys(opinions.subsets.tolist())):
         own = opinions.subsets == subset
         row[f"SRCC on {subset}"] = srcc(scores[own], opinions.mos[own])

@@ -25,9 +25,9 @@ import numpy as np
 import skimage
 import torch
 
-from benchmarks.harness.agreement import bootstrap_interval, plcc, srcc
+from benchmarks.harness.agreement import plcc
 from benchmarks.harness.duplicates import near_duplicates
-from benchmarks.studies.opinions import Opinions, Score, read_opinions, read_scores, score_all, scorer
+from benchmarks.studies.opinions import Opinions, Score, rank_agreement, read_opinions, read_scores, score_all, scorer
 from benchmarks.studies.reporting import (
     Report,
     Row,
@@ -69,13 +69,7 @@ def agreement(scores: dict[str, np.ndarray], mos: np.ndarray) -> list[Row]:
         scores: ``(N,)`` each, higher is better.
         mos: ``(N,)`` opinion scores.
     """
-    rows: list[Row] = []
-    for metric, values in scores.items():
-        row: Row = {"metric": metric, "srcc": srcc(values, mos), "plcc": plcc(values, mos)}
-        if interval := bootstrap_interval(srcc, values, mos):
-            row |= dict(zip(("srcc_low", "srcc_high"), interval, strict=True))
-        rows.append(row)
-    return rows
+    return [{"metric": metric, **rank_agreement(values, mos), "plcc": plcc(values, mos)} for metric, values in scores.items()]
 
 
 def markdown(report: Report) -> list[str]:

@@ -14,7 +14,6 @@ from grepq_metric.cli.photos import PhotoArguments
 from grepq_metric.cli.progress import Progress
 from grepq_metric.cli.writers import Format, Results, format_for, input_identities, refuse_existing
 from grepq_metric.errors import InputError
-from grepq_metric.heads import headfile
 
 if TYPE_CHECKING:
     from grepq_metric.cli.maps import MapFolder
@@ -124,8 +123,11 @@ def _check(output: Path | None, head: Path | None, interval: float | None, max_p
         raise InputError("standard output is closed: name a file with --output")
     if output is not None and not output.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {output.parent}")
-    if head is not None and not headfile.find(head).is_file():
-        raise FileNotFoundError(f"no such head: {head}")
+    if head is not None:
+        from grepq_metric.heads import headfile
+
+        if not headfile.find(head).is_file():
+            raise FileNotFoundError(f"no such head: {head}")
     if interval is not None and head is None:
         raise InputError("--interval is about a predicted MOS: it needs --head")
     if interval is not None and not 0 < interval < 1:

@@ -21,7 +21,7 @@ from grepq_metric.training.losses import extreme_groups, group_contrastive_loss
 from grepq_metric.training.photos import PhotoDataset, PhotoList, Source, photo_list
 from grepq_metric.training.run import Parts, Run, record, weights_name
 from grepq_metric.training.sanity import examine
-from grepq_metric.training.settings import RunOptions, Training
+from grepq_metric.training.settings import RunOptions, Training, check_lr
 from grepq_metric.weights import check_name, clip_checkpoint, high_level_tensors, load_tensors
 
 PROJECTIONS = ("fixed", "trained")
@@ -35,6 +35,7 @@ class HighLevelTraining(Training):
     projection and of the order of photos.
 
     Attributes:
+        lr: highest learning rate.
         group: photos in each group.
         crop: side of the centre crop in pixels.
         warmup_epochs: passes over which the learning rate grows linearly from 0.
@@ -58,6 +59,7 @@ class HighLevelTraining(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_lr(self.lr)
         if self.projection not in PROJECTIONS:
             raise InputError(f"projection must be one of {PROJECTIONS}, got {self.projection!r}")
         for name in ("projected", "chunk"):
@@ -129,7 +131,7 @@ def train_high(
         FileExistsError, InputError, TrainingError, OSError, Interrupted: see `Run` and `PhotoList`.
     """
     training = HighLevelTraining(
-        batch, lr, epochs, steps, precision, seed, group, crop, warmup_epochs, projection=projection, chunk=chunk
+        batch, epochs, steps, precision, seed, lr, group, crop, warmup_epochs, projection=projection, chunk=chunk
     )
     options = RunOptions(resume, overwrite, checkpoint_every, stop_after, tensorboard)
     joined = GRepQ.from_pretrained(low, pathways=["low"]) if isinstance(low, (str, Path)) else low

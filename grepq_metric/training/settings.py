@@ -14,11 +14,10 @@ from grepq_metric.training.photos import PhotoList
 
 @dataclass(frozen=True)
 class Training:
-    """What the hyper-parameters of both trainings have in common.
+    """What the hyper-parameters of all trainings have in common.
 
     Attributes:
         batch: photos in a step.
-        lr: highest learning rate.
         epochs: passes over the photos; ignored where `steps` is given.
         steps: optimizer steps.
         precision: ``bf16`` (autocast) or ``fp32``.
@@ -26,7 +25,6 @@ class Training:
     """
 
     batch: int
-    lr: float
     epochs: int = 15
     steps: int | None = None
     precision: str = "bf16"
@@ -40,7 +38,6 @@ class Training:
         if self.steps is not None:
             check_number("steps", self.steps, 1, 1e12, whole=True)
         check_number("seed", self.seed, 0, 2**63 - 1, whole=True)
-        check_number("lr", self.lr, 1e-15, 1e3)
 
     def steps_on(self, photos: PhotoList) -> int:
         """Steps of the whole run: `steps`, or those that `epochs` passes over the photos take."""
@@ -49,6 +46,15 @@ class Training:
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context in which networks run."""
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def check_lr(lr: float) -> None:
+    """Check a learning rate.
+
+    Raises:
+        InputError: it is no number from 1e-15 to 1000.
+    """
+    check_number("lr", lr, 1e-15, 1e3)
 
 
 @dataclass(frozen=True)

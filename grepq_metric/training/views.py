@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +11,25 @@ import torch
 from torch import Tensor
 
 from grepq_metric.files import whole_file
+from grepq_metric.pathways.base import as_plain
 from grepq_metric.training.distortions import DISTORTIONS, distort
 from grepq_metric.training.photos import PhotoDataset, PhotoList
 from grepq_metric.training.recipe import Recipe
 from grepq_metric.training.similarity import pairwise_fsim
+
+
+def distorted(photo: Tensor, recipe: Recipe, seed: int) -> np.ndarray:
+    """Versions of a photo ``(3, H, W)`` in [0, 1] by a recipe: ``(D, 3, H, W)`` uint8 of a region, the undistorted one first.
+
+    The seed decides on the place of the region and on the distortions.
+    """
+    image = (photo * 255).round().byte().permute(1, 2, 0).numpy()
+    if side := recipe.region:
+        rng = np.random.default_rng(seed)
+        top, left = (rng.integers(length - side + 1) for length in image.shape[:2])
+        image = np.ascontiguousarray(image[top : top + side, left : left + side])
+    made = [image, *(distort(image, version, seed) for version in recipe.distortions_of(seed))]
+    return np.stack(made).transpose(0, 3, 1, 2)
 
 
 class ContrastiveDataset(PhotoDataset):
@@ -58,18 +72,13 @@ class ContrastiveDataset(PhotoDataset):
         """
         least = max(self.recipe.view_size, self.recipe.region)
         data = self.photos.read(index)
-        image = (self.photos.decode(index, data, least) * 255).round().byte().permute(1, 2, 0).numpy()
+        photo = self.photos.decode(index, data, least)
         digest = hashlib.sha256(data).hexdigest()
         content_seed = int(hashlib.sha256(f"{self.seed} {digest}".encode()).hexdigest()[:12], 16)
-        if side := self.recipe.region:
-            rng = np.random.default_rng(content_seed)
-            top, left = (rng.integers(length - side + 1) for length in image.shape[:2])
-            image = np.ascontiguousarray(image[top : top + side, left : left + side])
         chosen = self.recipe.distortions_of(content_seed)
-        stack = [image, *(distort(image, version, content_seed) for version in chosen)]
         made = [[[name, DISTORTIONS[name].strengths[level - 1], level] for name, level in version] for version in chosen]
         key = json.dumps([digest, content_seed, self.recipe.region, made, self.recipe.chromatic])
-        return np.stack(stack).transpose(0, 3, 1, 2), hashlib.sha256(key.encode()).hexdigest()[:32]
+        return distorted(photo, self.recipe, content_seed), hashlib.sha256(key.encode()).hexdigest()[:32]
 
     def _similarity(self, versions: np.ndarray, key: str) -> Tensor:
         path = self.cache / f"{key}.npy"
@@ -99,8 +108,7 @@ class ContrastiveDataset(PhotoDataset):
 
     def identity(self) -> dict[str, object]:
         """What the samples depend on, for the run's record and for refusing to resume another run."""
-        recipe = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.recipe).items()}
-        return {**self.photos.identity(), "recipe": recipe, "seed": self.seed}
+        return {**self.photos.identity(), "recipe": as_plain(self.recipe), "seed": self.seed}
 
 
 def _load(path: Path, versions: int) -> np.ndarray | None:

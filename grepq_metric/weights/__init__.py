@@ -5,7 +5,7 @@ from grepq_metric.weights.folder import CARD, CONFIG, TENSORS, write_folder
 from grepq_metric.weights.hub import HubOptions
 from grepq_metric.weights.identity import check_name, weights_id
 from grepq_metric.weights.read import packaged_folder, read_weights
-from grepq_metric.weights.tensors import load_tensors, read_tensors
+from grepq_metric.weights.tensors import load_tensors, read_tensors, rounded
 
 __all__ = [
     "CARD",
@@ -19,6 +19,7 @@ __all__ = [
     "packaged_folder",
     "read_tensors",
     "read_weights",
+    "rounded",
     "weights_id",
     "write_folder",
 ]

@@ -55,6 +55,11 @@ def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], source:
     module.load_state_dict(dict(tensors))
 
 
+def rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors with the values that float16 keeps of them, in float32; those of integers as they are."""
+    return {key: value.half().float() if value.is_floating_point() else value for key, value in tensors.items()}
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read a safetensors file, or a torch pickle of a state dict without running code from it.
 
