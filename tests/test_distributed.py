@@ -25,12 +25,27 @@ if kind == "low":
     recipe = Recipe(types=types, types_per_content=2, levels=(1, 5), grid=2, anchors=True, order=0.5)
     training = LowLevelTraining(recipe=recipe, batch=4, steps=3, lr=1e-5, precision="fp32")
     train_encoder(photos, out, training, world=World("cpu"), workers=0)
+elif kind in ("semantic", "backbone"):
+    from grepq_metric import GRepQ
+    from grepq_metric.training.recipe import make_recipe
+    small = make_recipe("varied", {"region": 96, "types_per_content": 1})
+    start = GRepQ.from_pretrained("grepq-sem")
+    if kind == "semantic":
+        from grepq_metric.training.semantic import SemanticTraining, sum_up
+        training = SemanticTraining(4, steps=3, recipe=small, precision="fp32")
+        sum_up(photos, start.semantic, start.weights_id, out, training, world=World("cpu"), workers=0)
+    else:
+        from grepq_metric.training.backbone import BackboneTraining, tune
+        training = BackboneTraining(4, steps=3, recipe=small, crop=64, precision="fp32")
+        tune(photos, start, out, training, world=World("cpu"), workers=0)
 else:
     from tests.test_train_high import SMALL
     tensors = torch.load(Path(source).parent / "tiny.pt", weights_only=True)
     from grepq_metric.training.high import train_tower
     train_tower(photos, tensors, out, SMALL, world=World("cpu"), workers=0)
 """
+MEASURED = {"semantic": "slightness"}
+PARTS = {"low": "encoder", "high": "visual", "semantic": "sums", "backbone": "pathway"}
 LAUNCHERS = {
     "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
     "accelerate": [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
@@ -63,6 +78,8 @@ def run(command, script, arguments):
     [
         pytest.param("low", "torchrun", marks=pytest.mark.slow),
         pytest.param("high", "torchrun", marks=pytest.mark.slow),
+        pytest.param("semantic", "torchrun", marks=pytest.mark.slow),
+        pytest.param("backbone", "torchrun", marks=pytest.mark.slow),
         pytest.param("low", "accelerate", marks=pytest.mark.slow),
     ],
 )
@@ -74,14 +91,14 @@ def test_two_processes_take_the_steps_of_one(contents, tmp_path, kind, launcher)
     run([sys.executable], script, [kind, contents, tmp_path / "one"])
     run(LAUNCHERS[launcher], script, [kind, contents, tmp_path / "two"])
     one, two = (
-        [json.loads(line)["loss"] for line in (tmp_path / name / "training/log.jsonl").open()] for name in ("one", "two")
+        [json.loads(line)[MEASURED.get(kind, "loss")] for line in (tmp_path / name / "training/log.jsonl").open()]
+        for name in ("one", "two")
     )
     assert two == pytest.approx(one, rel=1e-4)
     assert json.loads((tmp_path / "two/training/run.json").read_text())["processes"] == 2
     states = [torch.load(tmp_path / n / "training/checkpoint.pt", weights_only=True) for n in ("one", "two")]
-    part = "encoder" if kind == "low" else "visual"
-    for key, value in states[0][part].items():
-        assert torch.allclose(value.double(), states[1][part][key].double(), rtol=1e-2, atol=2e-4), key
+    for key, value in states[0][PARTS[kind]].items():
+        assert torch.allclose(value.double(), states[1][PARTS[kind]][key].double(), rtol=1e-2, atol=2e-4), key
 
 
 LOSS = """

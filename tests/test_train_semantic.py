@@ -12,7 +12,9 @@ from sklearn.linear_model import Ridge
 from grepq_metric import GRepQ
 from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.pathways import SemanticConfig
-from grepq_metric.training import semantic, train_semantic
+from grepq_metric.training import semantic, train_backbone, train_semantic
+from grepq_metric.training.backbone import BackboneTraining, CroppedDataset, targets_of
+from grepq_metric.training.losses import agreement_loss, version_ranking_loss
 from grepq_metric.training.photos import PhotoList
 from grepq_metric.training.recipe import make_recipe
 from grepq_metric.training.references import TEACHERS, slightness
@@ -177,3 +179,99 @@ def test_the_command_trains_and_says_what_came_out(contents, tmp_path):  # noqa:
     arguments = ["--photos", contents, "--out", tmp_path / "cli", "--steps", "1", "--batch", "1", "--workers", "0"]
     done = grepq("train", "semantic", *arguments, "--set", "region=128", "--set", "types_per_content=1")
     assert "cli-" in done.stdout
+
+
+TUNED = {"recipe": SMALL, "batch": 2, "steps": 3, "workers": 0, "crop": 96}
+
+
+def test_agreement_is_one_minus_the_correlation_within_sources():
+    x, y, source = sample(targets=1)
+    scores, targets = x[:, 1] + 40 * source, y[:, 0]
+    within = [v - np.where(source == 1, v[source == 1].mean(), v[source == 0].mean()) for v in (scores, targets)]
+    ours = agreement_loss(*map(torch.from_numpy, (scores, targets, source)))
+    assert ours.item() == pytest.approx(1 - np.corrcoef(*within)[0, 1], abs=1e-5)
+
+
+def test_ranking_counts_pairs_of_one_content_that_differ():
+    targets = torch.tensor([[1.0, 0.0, 0.05], [0.0, 0.0, 0.0]])
+    scores = torch.tensor([[0.3, 0.1, 0.9], [9.0, 1.0, 2.0]])
+    expected = [np.log1p(np.exp(-2 * (0.3 - other))) for other in (0.1, 0.9)]
+    assert version_ranking_loss(scores, targets).item() == pytest.approx(np.mean(expected), rel=1e-5)
+    assert version_ranking_loss(scores, torch.zeros(2, 3)).item() == 0
+
+
+def test_targets_are_best_for_the_undistorted_and_follow_the_teachers():
+    taught = torch.tensor([[[9.0, 5.0], [4.0, 3.0], [1.0, 1.0]], [[9.0, 5.0], [6.0, 4.0], [2.0, 1.5]]])
+    found = targets_of(taught, 1.0)
+    assert bool((found.diff(dim=1) < 0).all())
+    assert found.std(correction=0).item() == pytest.approx(1, abs=1e-5)
+    only_teachers = targets_of(taught, 0.0)
+    expected = ((taught - taught.mean((0, 1))) / taught.flatten(0, 1).std(0, correction=0)).mean(2)
+    torch.testing.assert_close(only_teachers, expected / expected.std(correction=0))
+
+
+def test_crops_show_all_versions_at_one_place(contents):  # noqa: F811
+    photos = PhotoList(contents)
+    plain = CroppedDataset(photos, BackboneTraining(recipe=SMALL, crop=96, recompressed=0))[0].tensors
+    whole = TaughtDataset(photos, SMALL, 0)[0].tensors
+    assert plain[0].shape == (3, 3, 96, 96)
+    assert torch.equal(plain[1], whole[1])
+    places = [
+        (top, left, flip)
+        for flip in (False, True)
+        for top in range(33)
+        for left in range(33)
+        if torch.equal((whole[0].flip(-1) if flip else whole[0])[..., top : top + 96, left : left + 96], plain[0])
+    ]
+    assert len(places) == 1
+    coded = CroppedDataset(photos, BackboneTraining(recipe=SMALL, crop=96, recompressed=1))[0].tensors
+    assert torch.equal(coded[1], plain[1])
+    assert 0 < (coded[0].float() - plain[0].float()).abs().mean() < 8
+
+
+def test_tuning_moves_the_later_stages_alone_and_part_of_the_way(contents, tmp_path, photos):  # noqa: F811
+    start = GRepQ.from_pretrained("grepq-sem")
+    whole = train_backbone(contents, tmp_path / "whole", share=1.0, **TUNED)
+    part = train_backbone(contents, tmp_path / "part", share=0.25, **TUNED)
+    before, after, between = (model.semantic.state_dict() for model in (start, whole, part))
+    moved = {key for key in before if not torch.equal(before[key], after[key])}
+    assert moved
+    assert all(key.startswith(tuple(f"backbone.blocks.{i}." for i in range(3, 7))) for key in moved), moved
+    assert not any("running" in key for key in moved)
+    for key in moved:
+        torch.testing.assert_close(between[key], torch.lerp(before[key], after[key], 0.25), atol=2e-4, rtol=2e-3)
+    assert GRepQ.from_pretrained(tmp_path / "part")(photos["coffee"]).item() == pytest.approx(part(photos["coffee"]).item())
+    assert part.provenance["init"] == start.weights_id
+    head = train_semantic(contents, tmp_path / "head", init=tmp_path / "part", **QUICK)
+    assert head.provenance["backbone"] == part.weights_id
+    assert head.provenance["backbone_record"]["share"] == 0.25
+
+
+def test_steps_of_tuning_lower_the_loss_of_what_they_see(contents, tmp_path):  # noqa: F811
+    train_backbone(contents, tmp_path / "run", **{**TUNED, "steps": 12, "lr": 3e-4, "recompressed": 0.0})
+    log = [json.loads(line)["loss"] for line in (tmp_path / "run/training/log.jsonl").read_text().splitlines()]
+    assert np.mean(log[-4:]) < np.mean(log[:4]), log
+
+
+def test_resumed_tuning_ends_as_an_uninterrupted_one(contents, tmp_path):  # noqa: F811
+    whole = train_backbone(contents, tmp_path / "whole", name="same", **TUNED)
+    assert train_backbone(contents, tmp_path / "parts", name="same", stop_after=1, **TUNED) is None
+    resumed = train_backbone(contents, tmp_path / "parts", name="same", resume=True, **TUNED)
+    assert resumed.weights_id == whole.weights_id
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"frozen": 5}, "frozen must be"),
+        ({"crop": 129}, "crop must be"),
+        ({"share": 1.5}, "share must be"),
+        ({"recompressed": -0.1}, "recompressed must be"),
+        ({"lr": 0}, "lr must be"),
+        ({"init": "grepq-ll"}, "semantic"),
+    ],
+)
+def test_tuning_refuses_what_it_cannot_use(contents, tmp_path, change, message):  # noqa: F811
+    with pytest.raises(InputError, match=message):
+        train_backbone(contents, tmp_path / "x", **{**TUNED, **change})
+    assert not (tmp_path / "x").exists()

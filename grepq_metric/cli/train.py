@@ -18,10 +18,19 @@ from grepq_metric.errors import GRepQError, InputError
 app = typer.Typer(
     no_args_is_help=True,
     help="Train a pathway on photos, without human scores. **low** teaches a network to see distortions; **semantic** "
-    "teaches what ImageNet's network sees of them; **high** is to make CLIP tell good photos from poor ones more clearly.",
+    "teaches what ImageNet's network sees of them, and **backbone** fine-tunes that network; **high** is to make CLIP tell "
+    "good photos from poor ones more clearly.",
 )
 
 PHOTOS = typer.Option(..., help="A folder, a .txt list of paths or a WebDataset .tar shard; may be given more than once.")
+PHOTOS_BY_ORIGIN = typer.Option(
+    ...,
+    help="A folder, a .txt list of paths or a WebDataset .tar shard. Give photos of another origin as one more: each origin "
+    "is centred on its own.",
+)
+VARIED = typer.Option("varied", help="Which distortions teach: **varied**, 45 types; or one of `grepq train low`.")
+SETTINGS = typer.Option([], "--set", help="Change the recipe: `--set region=256`, `--set chain=1`, ...")
+UNDISTORTED = typer.Option(1.0, help="Weight of being undistorted, against how slight a distortion is.")
 OUT = typer.Option(..., help="Weights folder to write; the run's record and checkpoint go to its training/.")
 ABOUT = typer.Option(None, help="What the photos are and under which terms, for the record in config.json.")
 NAME = typer.Option(None, help="Name of the weights. Default: the name of --out.")
@@ -64,6 +73,13 @@ SEMANTIC_EPILOG = """\
 `grepq train semantic --photos photos --out mine` learns from a folder of undistorted photos.
 
 `grepq train semantic --photos studio --photos web --out mine` tells photos of two origins apart by nothing but distortions.
+"""
+BACKBONE_EPILOG = """\
+**Examples**
+
+`grepq train backbone --photos photos --out tuned --steps 500` fine-tunes the network of the packaged weights.
+
+`grepq train semantic --photos photos --init ./tuned --out mine` then fits a head to it anew.
 """
 _FLAGS = {
     "resume=True": "--resume",
@@ -150,17 +166,13 @@ def low(
 
 @app.command("semantic", epilog=SEMANTIC_EPILOG)
 def semantic(
-    photos: list[Path] = typer.Option(
-        ...,
-        help="A folder, a .txt list of paths or a WebDataset .tar shard. Give photos of another origin as one more: each "
-        "origin is centred on its own.",
-    ),
+    photos: list[Path] = PHOTOS_BY_ORIGIN,
     out: Path = OUT,
-    recipe: str = typer.Option("varied", help="Which distortions teach: **varied**, 45 types; or one of `grepq train low`."),
-    settings: list[str] = typer.Option([], "--set", help="Change the recipe: `--set region=256`, `--set chain=1`, ..."),
+    recipe: str = VARIED,
+    settings: list[str] = SETTINGS,
     init: str = typer.Option(None, help="Weights whose backbone is used. Default: ImageNet's, of the extra `train`."),
     penalty: float = typer.Option(2.0, help="Of the ridge regression, for each image and feature."),
-    undistorted: float = typer.Option(1.0, help="Weight of being undistorted, against how slight a distortion is."),
+    undistorted: float = UNDISTORTED,
     about: str = ABOUT,
     name: str = NAME,
     epochs: int = typer.Option(1, help="Passes over the photos; each draws other distortions."),
@@ -196,6 +208,73 @@ def semantic(
             epochs=epochs,
             steps=steps,
             batch=batch,
+            seed=seed,
+            precision=precision,
+            device=device,
+            workers=workers,
+            name=name,
+            about=about,
+            resume=resume,
+            overwrite=overwrite,
+            checkpoint_every=checkpoint_every,
+            stop_after=stop_after,
+            tensorboard=tensorboard,
+        )
+    _say(None if model is None else model.weights_id, out, stop_after)
+
+
+@app.command("backbone", epilog=BACKBONE_EPILOG)
+def backbone(
+    photos: list[Path] = PHOTOS_BY_ORIGIN,
+    out: Path = OUT,
+    init: str = typer.Option("grepq-sem", help="Weights to start from: a built-in name, a folder, a Hub repository."),
+    recipe: str = VARIED,
+    settings: list[str] = SETTINGS,
+    undistorted: float = UNDISTORTED,
+    frozen: int = typer.Option(3, help="First stages of the network that keep their values, 0 to 4."),
+    crop: int = typer.Option(256, help="Side of the square of a region that the network sees."),
+    recompressed: float = typer.Option(0.5, help="Share of versions that are JPEG-coded again before the network sees them."),
+    share: float = typer.Option(0.4, help="How far the result goes from the values at the start to the trained ones."),
+    about: str = ABOUT,
+    name: str = NAME,
+    epochs: int = typer.Option(3, help="Passes over the photos; each draws other distortions."),
+    steps: int = STEPS,
+    batch: int = typer.Option(8, help="Photos in a step; each comes in 5 versions."),
+    lr: float = typer.Option(1e-4, help="Learning rate at the start of the cosine."),
+    seed: int = typer.Option(0, help="Seed of the distortions and of the order of photos."),
+    precision: str = PRECISION,
+    device: str = DEVICE,
+    workers: int = WORKERS,
+    checkpoint_every: int = CHECKPOINT_EVERY,
+    resume: bool = RESUME,
+    overwrite: bool = OVERWRITE,
+    stop_after: int = STOP_AFTER,
+    tensorboard: bool = TENSORBOARD,
+) -> None:
+    """Fine-tune the network of the semantic pathway, so that its scores follow full-reference metrics.
+
+    The head keeps its values, `grepq train semantic --init` fits it anew. Needs the extra `train`. Ends with a weights folder
+    that scores photos.
+    """
+    chosen = dict(_pair(setting) for setting in settings)
+    with _told(out):
+        from grepq_metric.training import train_backbone
+
+        model = train_backbone(
+            photos,
+            out,
+            init=init,
+            recipe=recipe,
+            settings=chosen,
+            undistorted=undistorted,
+            frozen=frozen,
+            crop=crop,
+            recompressed=recompressed,
+            share=share,
+            epochs=epochs,
+            steps=steps,
+            batch=batch,
+            lr=lr,
             seed=seed,
             precision=precision,
             device=device,

@@ -1,7 +1,8 @@
-"""Training of the pathways on photos without human scores: `train_low`, `train_semantic` and `train_high`."""
+"""Training of the pathways on photos without human scores: a function for each of the commands ``grepq train ...``."""
 
+from grepq_metric.training.backbone import train_backbone
 from grepq_metric.training.high import train_high
 from grepq_metric.training.low import train_low
 from grepq_metric.training.semantic import train_semantic
 
-__all__ = ["train_high", "train_low", "train_semantic"]
+__all__ = ["train_backbone", "train_high", "train_low", "train_semantic"]

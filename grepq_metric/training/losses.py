@@ -1,4 +1,4 @@
-"""Contrastive losses of the two pathways."""
+"""Losses of the pathways' trainings."""
 
 from __future__ import annotations
 
@@ -97,9 +97,43 @@ def distortion_order_loss(distance: Tensor, similarity: Tensor) -> Tensor:
         Scalar in [0, 2].
     """
     target = (1 - similarity).clamp_min(0).sqrt()
-    pair = torch.stack([distance.float(), target.float()])
-    centred = F.normalize(pair - pair.mean(1, keepdim=True), dim=1)
+    return agreement_loss(distance, target, torch.zeros_like(distance, dtype=torch.long))
+
+
+def agreement_loss(scores: Tensor, targets: Tensor, sources: Tensor) -> Tensor:
+    """1 minus Pearson's correlation of scores with targets, of which each source is centred on its own. Not in the paper.
+
+    Args:
+        scores: ``(N,)``.
+        targets: ``(N,)``.
+        sources: ``(N,)`` whole numbers that tell which source each is of.
+
+    Returns:
+        Scalar in [0, 2].
+    """
+    pair = torch.stack([scores.float(), targets.float()])
+    for source in sources.unique():
+        own = sources == source
+        pair = pair - own * pair[:, own].mean(1, keepdim=True)
+    centred = F.normalize(pair, dim=1)
     return 1 - (centred[0] * centred[1]).sum()
+
+
+def version_ranking_loss(scores: Tensor, targets: Tensor, margin: float = 0.1, steepness: float = 2.0) -> Tensor:
+    """Logistic ranking loss between the versions of each content. Not in the paper.
+
+    Args:
+        scores: ``(B, D)`` of B contents in D versions, higher is better.
+        targets: ``(B, D)``; pairs whose targets differ by more than `margin` count, all alike.
+        margin: see `targets`.
+        steepness: multiplies differences of scores.
+
+    Returns:
+        Scalar, the mean over pairs; 0 if there is none.
+    """
+    better = (targets.unsqueeze(2) - targets.unsqueeze(1) > margin).float()
+    wrong = F.softplus(-steepness * (scores.unsqueeze(2) - scores.unsqueeze(1)))
+    return (wrong * better).sum() / better.sum().clamp_min(1)
 
 
 def group_contrastive_loss(z: Tensor, temperature: float = 0.5) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,7 +21,7 @@ from grepq_metric.training.pristine import Selection, set_pristine_statistics
 from grepq_metric.training.recipe import RECIPES, Recipe, make_recipe
 from grepq_metric.training.run import Parts, Run, record, weights_name
 from grepq_metric.training.sanity import examine
-from grepq_metric.training.settings import RunOptions, Training, check_lr
+from grepq_metric.training.settings import RunOptions, Training, check_lr, cosine
 from grepq_metric.training.similarity import contrastive_weights
 from grepq_metric.training.views import ContrastiveDataset
 from grepq_metric.weights import load_tensors, rounded
@@ -163,7 +162,7 @@ def train_encoder(
         network = world.wrap(encoder)
         for views, similarity in run.batches(dataset, training.batch, workers):
             loss = _loss(network, undistorted, views, similarity, training, world)
-            run.learn(loss, optimizer, _cosine(training, run.step, steps))
+            run.learn(loss, optimizer, cosine(training.lr, training.final_lr, run.step, steps))
         world.barrier()
     return encoder.eval(), run
 
@@ -239,8 +238,3 @@ def _loss(
         to_undistorted = world.gather(similarity[:, :1]).expand_as(distance)
         loss = loss + recipe.order * distortion_order_loss(distance.flatten(), to_undistorted.flatten())
     return loss
-
-
-def _cosine(training: LowLevelTraining, step: int, steps: int) -> float:
-    share = (1 + math.cos(math.pi * step / steps)) / 2
-    return training.final_lr + (training.lr - training.final_lr) * share

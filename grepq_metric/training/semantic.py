@@ -190,9 +190,9 @@ def train_semantic(
     options = RunOptions(resume, overwrite, checkpoint_every, stop_after, tensorboard)
     empty = GRepQ(pathways=["semantic"], name=name or weights_name(out), storage="float16")  # an unusable name fails now
     contents, world = photo_list(photos), World(device)
-    pathway, origin = _backbone(empty, init)
+    pathway, origin, earlier = _backbone(empty, init)
     sums, run = sum_up(contents, pathway, origin, Path(out), training, options, world=world, workers=workers)
-    return run.weights(lambda: _finish(empty, pathway, sums, run, training, contents, about))
+    return run.weights(lambda: _finish(empty, pathway, sums, run, training, contents, about, earlier))
 
 
 def sum_up(
@@ -276,8 +276,12 @@ def imagenet_backbone() -> dict[str, Tensor]:
     return dict(zip(whole, values.values(), strict=True))
 
 
-def _backbone(empty: GRepQ, init: Source | None) -> tuple[SemanticPathway, str]:
-    """The pathway of an empty model with the backbone that the training starts from, in float16's precision, and its name."""
+def _backbone(empty: GRepQ, init: Source | None) -> tuple[SemanticPathway, str, dict[str, object]]:
+    """The pathway of an empty model with the backbone that the training starts from, in float16's precision.
+
+    Also its name, and what its own record adds to that of the result.
+    """
+    earlier: dict[str, object] = {}
     if empty.semantic is None:
         raise InputError(f"{empty.name} has no semantic pathway")
     own = empty.semantic.backbone
@@ -286,9 +290,10 @@ def _backbone(empty: GRepQ, init: Source | None) -> tuple[SemanticPathway, str]:
     else:
         start = GRepQ.from_pretrained(init, pathways=["semantic"])
         tensors, origin = {} if start.semantic is None else start.semantic.backbone.state_dict(), start.weights_id
+        earlier = {"backbone_record": start.provenance}
     used = {key: value for key, value in tensors.items() if key in own.state_dict()}
     load_tensors(own, rounded(used), origin)
-    return empty.semantic, origin
+    return empty.semantic, origin, earlier
 
 
 def _finish(
@@ -299,12 +304,13 @@ def _finish(
     training: SemanticTraining,
     photos: PhotoList,
     about: str | None,
+    earlier: Mapping[str, object],
 ) -> GRepQ:
     coefficients, intercept = sums.fit(training.penalty, training.undistorted)
     head = {"0.weight": coefficients.float().cpu().unsqueeze(0), "0.bias": intercept.float().cpu().view(1)}
     load_tensors(pathway.head, head, "the fitted head")
     trained_by = "grepq train semantic: ridge regression on what full-reference metrics say of synthetic distortions"
-    empty.provenance = record(run.facts, trained_by, about)
+    empty.provenance = record(run.facts, trained_by, about, **earlier)
     model = empty.to(run.world.device)
     examine(model, photos)
     return model

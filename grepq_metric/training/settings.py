@@ -57,6 +57,12 @@ def check_lr(lr: float) -> None:
     check_number("lr", lr, 1e-15, 1e3)
 
 
+def cosine(lr: float, final_lr: float, step: int, steps: int, warmup: int = 0) -> float:
+    """Learning rate of a step, from 0: along a cosine from `lr` to `final_lr`, after a linear growth over `warmup` steps."""
+    falling = final_lr + (lr - final_lr) * (1 + math.cos(math.pi * step / steps)) / 2
+    return falling * min(1.0, (step + 1) / warmup) if warmup else falling
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """How a run is kept on disk; nothing of it changes what is learned.
