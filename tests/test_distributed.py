@@ -37,7 +37,7 @@ elif kind in ("semantic", "backbone"):
     else:
         from grepq_metric.training.backbone import BackboneTraining, tune
         training = BackboneTraining(4, steps=3, recipe=small, crop=64, precision="fp32")
-        tune(photos, start, out, training, world=World("cpu"), workers=0)
+        tune(photos, start.semantic, start.weights_id, out, training, world=World("cpu"), workers=0)
 else:
     from tests.test_train_high import SMALL
     tensors = torch.load(Path(source).parent / "tiny.pt", weights_only=True)

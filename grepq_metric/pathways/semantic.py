@@ -100,13 +100,17 @@ class SemanticPathway(Pathway):
 
     def quality(self, features: Tensor) -> Tensor:
         """Q_S of features: ``(N, C)`` -> ``(N,)`` in (0, 1), higher is better."""
+        return torch.sigmoid(self.logit(features))
+
+    def logit(self, features: Tensor) -> Tensor:
+        """What the head makes of features: ``(N, C)`` -> ``(N,)``, the logit of Q_S."""
         with torch.autocast(features.device.type, enabled=False):
             for layer in self.head:
                 if isinstance(layer, nn.Linear):  # in the type of the features, also where the weights are of 16 bits
                     features = F.linear(features, layer.weight.to(features.dtype), layer.bias.to(features.dtype))
                 else:
                     features = layer(features)
-            return torch.sigmoid(features.squeeze(1))
+            return features.squeeze(1)
 
     def quality_map(self, x: Tensor) -> Tensor:
         """Q_S of each cell of the last stage, judged by its neighbourhood: ``(N, 3, H, W)`` -> ``(N, 1, h, w)`` in (0, 1).

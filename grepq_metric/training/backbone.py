@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from grepq_metric.errors import InputError
 from grepq_metric.model import GRepQ
 from grepq_metric.pathways import SemanticPathway
-from grepq_metric.pathways.base import as_plain, check_number
+from grepq_metric.pathways.base import check_number
 from grepq_metric.pathways.semantic import STAGES, moments
 from grepq_metric.training.distortions import jpeg
 from grepq_metric.training.distributed import World
 from grepq_metric.training.losses import agreement_loss, version_ranking_loss
 from grepq_metric.training.photos import PhotoList, Source, photo_list
 from grepq_metric.training.recipe import RECIPES, Recipe, make_recipe
-from grepq_metric.training.references import TEACHERS
 from grepq_metric.training.run import Parts, Run, record, weights_name
 from grepq_metric.training.sanity import examine
-from grepq_metric.training.semantic import TaughtDataset
+from grepq_metric.training.semantic import TaughtDataset, whether_undistorted
 from grepq_metric.training.settings import RunOptions, Training, check_lr, cosine
-from grepq_metric.weights import load_tensors, rounded
+from grepq_metric.training.views import network_input
+from grepq_metric.weights import check_name, load_tensors, rounded
 
 QUALITIES = (60, 95)
 """Range of the quality at which versions are JPEG-coded again, as a web site does with what it is sent."""
@@ -40,7 +40,7 @@ class BackboneTraining(Training):
         lr: highest learning rate, reached after `warmup` steps; it falls to `final_lr` along a cosine.
         recipe: which versions of a photo are made; see `Recipe`, whose views and losses have no meaning here.
         undistorted: weight of the target whether a version is undistorted, against that of how slight its distortion is.
-        frozen: first stages of the backbone that keep their values, 0 to 5.
+        frozen: first stages of the backbone that keep their values, 0 to 4.
         crop: side of the square of a region that the network sees.
         recompressed: share of versions that are JPEG-coded again, which changes nothing of what is said of them.
         share: of the way from the values at the start to the trained ones, where the result lies. What is between the two
@@ -155,23 +155,27 @@ def train_backbone(
         FileExistsError, InputError, TrainingError, OSError, Interrupted: see `Run` and `PhotoList`.
     """
     training = BackboneTraining(
-        *(batch, epochs, steps, precision, seed, lr, make_recipe(recipe, settings)),
-        *(undistorted, frozen, crop, recompressed, share),
+        *(batch, epochs, steps, precision, seed, lr, make_recipe(recipe, settings), undistorted),
+        frozen=frozen,
+        crop=crop,
+        recompressed=recompressed,
+        share=share,
     )
     options = RunOptions(resume, overwrite, checkpoint_every, stop_after, tensorboard)
-    title = name or weights_name(out)
+    title = check_name(name or weights_name(out))  # an unusable one fails now
     contents, world = photo_list(photos), World(device)
     start = GRepQ.from_pretrained(init, pathways=["semantic"])
     if start.semantic is None:
         raise InputError(f"{init} has no semantic pathway to start from")
-    empty = GRepQ(pathways=["semantic"], name=title, storage="float16", semantic=start.semantic.config)
-    pathway, run = tune(contents, start, Path(out), training, options, world=world, workers=workers)
-    return run.weights(lambda: _finish(empty, start, pathway, run, training, contents, about))
+    before, origin = start.semantic, start.weights_id
+    pathway, run = tune(contents, before, origin, Path(out), training, options, world=world, workers=workers)
+    return run.weights(lambda: _finish(title, before, pathway, run, training, contents, about))
 
 
 def tune(
     photos: PhotoList,
-    start: GRepQ,
+    start: SemanticPathway,
+    origin: str,
     out: Path,
     training: BackboneTraining,
     options: RunOptions = RunOptions(),
@@ -179,13 +183,14 @@ def tune(
     world: World | None = None,
     workers: int = 2,
 ) -> tuple[SemanticPathway, Run]:
-    """Fine-tune a copy of the semantic pathway of a model; errors as in `train_backbone`.
+    """Fine-tune a copy of a pathway; errors as in `train_backbone`.
 
     The batch normalisation keeps its running statistics, the ones that scoring uses.
 
     Args:
         photos: the contents.
-        start: a model with the pathway.
+        start: the pathway, with values.
+        origin: of which weights it is, for the record.
         out: folder of the run.
         training: hyper-parameters.
         options: how the run is kept.
@@ -195,15 +200,10 @@ def tune(
     Returns:
         The trained pathway, and the run, whose ``finished`` tells whether all steps are taken.
     """
-    if start.semantic is None:
-        raise InputError(f"{start.name} has no semantic pathway to start from")
     world, steps = world or World(), training.steps_on(photos)
     dataset = CroppedDataset(photos, training)
-    settings = {k: v for k, v in asdict(training).items() if k not in ("recipe", "epochs")}
-    teachers = [teacher.name for teacher in TEACHERS]
-    recipe = as_plain(training.recipe)
-    settings.update(photos.identity(), steps=steps, recipe=recipe, init=start.weights_id, teachers=teachers)
-    pathway = deepcopy(start.semantic).to(world.device).to(memory_format=torch.channels_last).eval()
+    settings = {**training.identity(), "steps": steps, "init": origin, **dataset.identity()}
+    pathway = deepcopy(start).to(world.device).to(memory_format=torch.channels_last).eval()
     tuned = _set_trainable(pathway, training.frozen)
     optimizer = torch.optim.AdamW(tuned, lr=training.lr, weight_decay=training.weight_decay)
     parts: Parts = {"pathway": pathway, "optimizer": optimizer}
@@ -224,9 +224,7 @@ class _Scorer(nn.Module):
         self.pathway = pathway
 
     def forward(self, x: Tensor) -> Tensor:
-        features = moments(self.pathway.maps(x))
-        with torch.autocast(features.device.type, enabled=False):
-            return self.pathway.head(features).squeeze(1)
+        return self.pathway.logit(moments(self.pathway.maps(x)))
 
 
 def _set_trainable(pathway: SemanticPathway, frozen: int) -> list[nn.Parameter]:
@@ -249,9 +247,7 @@ def targets_of(taught: Tensor, undistorted: float) -> Tensor:
     Each teacher is standardised over the batch, and so is their mean; then whether a version is undistorted is added.
     """
     slight = _standardised(_standardised(taught.flatten(0, 1)).mean(1, keepdim=True))
-    first = torch.zeros(taught.shape[:2], device=taught.device)
-    first[:, 0] = 1
-    mixed = slight + undistorted * _standardised(first.flatten().unsqueeze(1))
+    mixed = slight + undistorted * _standardised(whether_undistorted(taught).flatten().unsqueeze(1))
     return _standardised(mixed).view(taught.shape[:2])
 
 
@@ -263,9 +259,8 @@ def _standardised(columns: Tensor) -> Tensor:
 def _loss(
     network: nn.Module, versions: Tensor, taught: Tensor, source: Tensor, training: BackboneTraining, world: World
 ) -> Tensor:
-    x = versions.flatten(0, 1).float().div(255).contiguous(memory_format=torch.channels_last)
     with training.autocast(world.device):
-        logits = network(x)
+        logits = network(network_input(versions.flatten(0, 1)))
     scores = world.gather(logits.float().view(versions.shape[:2]))
     targets = targets_of(world.gather(taught), training.undistorted)
     sources = world.gather(source).repeat_interleave(versions.shape[1])
@@ -273,25 +268,25 @@ def _loss(
 
 
 def _finish(
-    empty: GRepQ,
-    start: GRepQ,
-    pathway: SemanticPathway,
+    name: str,
+    start: SemanticPathway,
+    tuned: SemanticPathway,
     run: Run,
     training: BackboneTraining,
     photos: PhotoList,
     about: str | None,
 ) -> GRepQ:
-    if empty.semantic is None or start.semantic is None:
-        raise InputError(f"{empty.name} has no semantic pathway")
-    before, after = ({k: v.cpu() for k, v in one.state_dict().items()} for one in (start.semantic, pathway))
+    trained_by = "grepq train backbone: scores of synthetic distortions follow full-reference metrics"
+    provenance = record(run.facts, trained_by, about)
+    model = GRepQ(["semantic"], name=name, storage="float16", provenance=provenance, semantic=start.config)
+    after = {key: value.cpu() for key, value in tuned.backbone.state_dict().items()}
     between = {
         key: torch.lerp(value, after[key], training.share) if value.is_floating_point() else value
-        for key, value in before.items()
+        for key, value in start.backbone.state_dict().items()
     }
-    backbone = {key: value for key, value in between.items() if key.startswith("backbone.")}
-    load_tensors(empty.semantic, {**between, **rounded(backbone)}, "the trained backbone")
-    trained_by = "grepq train backbone: scores of synthetic distortions follow full-reference metrics"
-    empty.provenance = record(run.facts, trained_by, about)
-    model = empty.to(run.world.device)
+    if model.semantic is not None:
+        load_tensors(model.semantic.backbone, rounded(between), "the trained backbone")
+        load_tensors(model.semantic.head, start.head.state_dict(), "the head")
+    model = model.to(run.world.device)
     examine(model, photos)
     return model

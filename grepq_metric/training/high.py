@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -174,7 +174,7 @@ def train_tower(
     dataset = CropDataset(photos, training.crop, training.seed)
     pathway = high_level_pathway(clip)
     pathway = pathway.to(world.device).to(memory_format=torch.channels_last).eval()
-    settings = {k: v for k, v in asdict(training).items() if k not in ("epochs", "chunk")}
+    settings = {key: value for key, value in training.identity().items() if key != "chunk"}
     tensors = serialise({k: v.cpu().contiguous() for k, v in clip.items()})
     settings.update(photos.identity(), steps=steps, tensors_sha256=hashlib.sha256(tensors).hexdigest())
 

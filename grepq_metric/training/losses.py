@@ -97,25 +97,25 @@ def distortion_order_loss(distance: Tensor, similarity: Tensor) -> Tensor:
         Scalar in [0, 2].
     """
     target = (1 - similarity).clamp_min(0).sqrt()
-    return agreement_loss(distance, target, torch.zeros_like(distance, dtype=torch.long))
+    return agreement_loss(distance, target)
 
 
-def agreement_loss(scores: Tensor, targets: Tensor, sources: Tensor) -> Tensor:
+def agreement_loss(scores: Tensor, targets: Tensor, sources: Tensor | None = None) -> Tensor:
     """1 minus Pearson's correlation of scores with targets, of which each source is centred on its own. Not in the paper.
 
     Args:
         scores: ``(N,)``.
         targets: ``(N,)``.
-        sources: ``(N,)`` whole numbers that tell which source each is of.
+        sources: ``(N,)`` whole numbers that tell which source each is of; None: all are of one.
 
     Returns:
         Scalar in [0, 2].
     """
     pair = torch.stack([scores.float(), targets.float()])
-    for source in sources.unique():
+    for source in () if sources is None else sources.unique():
         own = sources == source
         pair = pair - own * pair[:, own].mean(1, keepdim=True)
-    centred = F.normalize(pair, dim=1)
+    centred = F.normalize(pair - pair.mean(1, keepdim=True), dim=1)
     return 1 - (centred[0] * centred[1]).sum()
 
 

