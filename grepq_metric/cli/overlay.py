@@ -10,7 +10,7 @@ from torch import Tensor
 
 from grepq_metric.errors import InputError
 from grepq_metric.model import GRepQ
-from grepq_metric.pathways.semantic import CELL
+from grepq_metric.pathways.efficientnet import STRIDES
 
 FARTHEST = 6
 """Distance of the strongest tint, as a multiple of the typical distance of a pristine patch."""
@@ -68,8 +68,8 @@ def _quality(model: GRepQ, x: Tensor) -> Layer:
     quality = model.quality_map(x)[0, 0].cpu().numpy().astype(np.float32)
     return Layer(
         level=(CLEAR - quality) / (CLEAR - WORST),
-        size=CELL,
-        stride=CELL,
+        size=STRIDES[-1],
+        stride=STRIDES[-1],
         ticks=tuple(f"{tick:g}" for tick in np.linspace(CLEAR, WORST, 4).round(1)),
         captions=(
             f"quality of each place, from 0 to 1: no tint = {CLEAR:g} or better, red = {WORST:g} or worse",

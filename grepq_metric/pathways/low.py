@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as checkpointed
-from torchvision.models import resnet18
 
 from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.pathways.base import Pathway, check_number
@@ -62,6 +61,9 @@ class LowLevelEncoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        # Here, since the import takes longer than a score of the pathways that need none of it.
+        from torchvision.models import resnet18
+
         self.backbone = resnet18(weights=None)
         self.backbone.fc = nn.Identity()
         self.head = nn.Sequential(nn.Linear(512, 512), nn.ReLU(), nn.Linear(512, FEATURES))

