@@ -80,6 +80,20 @@ def pad_to(x: Tensor, size: int) -> Tensor:
     return x
 
 
+def reduce_to(x: Tensor, longest: int) -> Tensor:
+    """Reduce ``(N, C, H, W)`` so that its longer side has at most `longest` pixels, and the other one in proportion.
+
+    Bicubic with antialiasing, as Pillow's ``resize``, clamped to [0, 1]; 16-bit floats become float32. A smaller image stays
+    as it is.
+    """
+    height, width = x.shape[-2:]
+    if max(height, width) <= longest:
+        return x
+    size = [max(round(side * longest / max(height, width)), 1) for side in (height, width)]
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    return F.interpolate(wide, size, mode="bicubic", antialias=True).clamp(0, 1)
+
+
 def result_type(x: Tensor) -> torch.dtype:
     """Type of results for images `x`: float32, or float64 for float64 images."""
     return torch.promote_types(x.dtype, torch.float32)

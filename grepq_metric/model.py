@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
 from grepq_metric.errors import InputError, WeightsError
-from grepq_metric.inputs import check_images, check_range, pad_to, result_type
+from grepq_metric.inputs import check_images, check_range, pad_to, reduce_to, result_type
 from grepq_metric.pathways import (
     FEATURE_KINDS,
     HighLevelConfig,
@@ -29,14 +30,18 @@ from grepq_metric.pathways import (
     SemanticPathway,
     image_tower_of,
 )
-from grepq_metric.pathways.base import as_plain
+from grepq_metric.pathways.base import as_plain, check_number
 from grepq_metric.weights import HubOptions, check_name, load_tensors, read_weights, weights_id, write_folder
 from grepq_metric.weights.card import TEMPLATE, card_facts
 
 PATHWAYS = ("low", "semantic", "high")
 """Names of the pathways, in the order in which they are joined."""
-OPTIONS = ("pathways", "patch_size", "patch_stride", "ridge", "distance_scale", "logit_scale", "chunk_size")
+OPTIONS = (
+    *("pathways", "patch_size", "patch_stride", "ridge", "distance_scale", "logit_scale", "chunk_size"),
+    *("precision", "resolution"),
+)
 """What may be changed when weights are loaded; all but `chunk_size` change what a score means, and the id of the weights."""
+PRECISIONS = ("fp32", "bf16")
 _Shape = TypeVar("_Shape", ImageTower, SemanticConfig)
 _FACTS = ("name", "storage", "provenance", "image_tower", "semantic")
 
@@ -63,6 +68,9 @@ class GRepQ(
         distance_scale: the distance is divided by it before the sigmoid.
         logit_scale: multiple of the difference of cosines before the sigmoid of the high-level pathway.
         chunk_size: patches that are encoded at once; it bounds memory, not what is computed.
+        precision: ``fp32``: in the type of the weights; ``bf16``: networks run under autocast in bfloat16, a cheaper mode.
+        resolution: pixels of the longer side to which larger images are reduced before they are scored, another cheaper mode;
+            None: every image is scored at its full size, as in the paper. Both modes are part of `weights_id`.
         name: name of the weights: letters, digits, dots, underscores and hyphens.
         storage: floating-point format of the weights on disk, ``float32`` or ``float16``.
         provenance: where the weights come from: what trained them, on what, when, hashes of sources.
@@ -98,6 +106,8 @@ class GRepQ(
         distance_scale: float = 100.0,
         logit_scale: float = 10.0,
         chunk_size: int = 64,
+        precision: str = "fp32",
+        resolution: int | None = None,
         name: str = "grepq",
         storage: str = "float32",
         provenance: Mapping[str, Any] | None = None,
@@ -109,6 +119,11 @@ class GRepQ(
             raise InputError(f"pathways must be a list of some of {PATHWAYS}, got {pathways!r}")
         if storage not in ("float32", "float16"):
             raise InputError(f"storage must be float32 or float16, got {storage!r}")
+        if precision not in PRECISIONS:
+            raise InputError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+        if resolution is not None:
+            check_number("resolution", resolution, patch_size, 1e6, whole=True)
+        self._precision, self._resolution = precision, resolution
         self.name = name
         self.storage, self.provenance = storage, dict(provenance or {})
         self._spare_low = LowLevelConfig(patch_size, patch_stride, ridge, distance_scale)
@@ -128,6 +143,16 @@ class GRepQ(
     @name.setter
     def name(self, value: str) -> None:
         self._name = check_name(value)
+
+    @property
+    def precision(self) -> str:
+        """In which networks run, ``fp32`` or ``bf16``."""
+        return self._precision
+
+    @property
+    def resolution(self) -> int | None:
+        """Pixels of the longer side to which larger images are reduced, or None."""
+        return self._resolution
 
     @property
     def pathways(self) -> tuple[str, ...]:
@@ -194,14 +219,15 @@ class GRepQ(
         joined: dict[str, Tensor] = {}
         score = x.new_zeros(len(x), dtype=torch.float64)
         for pathway in self._joined():
-            found = pathway.parts(x, patches=patches, checkpoint=checkpoint)
+            with self._autocast():
+                found = pathway.parts(x, patches=patches, checkpoint=checkpoint)
             joined[pathway.name] = found.pop("quality")
             joined.update(found)
             score = score + joined[pathway.name].double()
         return {"score": score, **joined}
 
     def prepare(self, x: Tensor, *, values: bool = True) -> Tensor:
-        """Images as the pathways take them: checked, three channels, padded to a patch, in the type of the weights.
+        """Images as the pathways take them: checked, reduced, three channels, padded to a patch, in the type of the weights.
 
         Args:
             x: as for `forward`.
@@ -217,6 +243,8 @@ class GRepQ(
             self.check()
         if not torch.compiler.is_compiling():
             self.train(False)  # also what somebody has put into training mode by itself
+        if self.resolution is not None:
+            x = reduce_to(x, self.resolution)
         x = x.to(next(self.parameters()).dtype).expand(-1, 3, -1, -1)
         return pad_to(x, self.least_side)
 
@@ -244,7 +272,8 @@ class GRepQ(
         found: dict[str, Tensor] = {}
         score = prepared.new_zeros(len(prepared), dtype=torch.float64)
         for pathway in self._joined():
-            found.update(pathway.features(prepared, kinds))
+            with self._autocast():
+                found.update(pathway.features(prepared, kinds))
             if "score" in kinds:
                 score = score + found["score"].double()
         if "score" in kinds:
@@ -301,7 +330,8 @@ class GRepQ(
         """
         if self.low is None:
             raise InputError(f"{self.name} has no low-level pathway, and so no distance map")
-        return self.low.distance_map(self.prepare(x)).to(result_type(x))
+        with self._autocast():
+            return self.low.distance_map(self.prepare(x)).to(result_type(x))
 
     def quality_map(self, x: Tensor) -> Tensor:
         """Q_S of each place of images. `x` as for `forward`.
@@ -318,7 +348,8 @@ class GRepQ(
         """
         if self.semantic is None:
             raise InputError(f"{self.name} has no semantic pathway, and so no quality map")
-        return self.semantic.quality_map(self.prepare(x)).to(result_type(x))
+        with self._autocast():
+            return self.semantic.quality_map(self.prepare(x)).to(result_type(x))
 
     def train(self, mode: bool = True) -> GRepQ:
         """Stay in evaluation mode: batch statistics would change what a score means. Gradients do not need it."""
@@ -347,6 +378,8 @@ class GRepQ(
             "provenance": self.provenance,
             "chunk_size": 64 if self.low is None else self.low.chunk_size,
             "logit_scale": high.logit_scale,
+            **({} if self.precision == "fp32" else {"precision": self.precision}),
+            **({} if self.resolution is None else {"resolution": self.resolution}),
             **as_plain(self._low_config()),
             **tower,
             **({} if self.semantic is None else {"semantic": as_plain(self.semantic.config)}),
@@ -354,7 +387,10 @@ class GRepQ(
 
     @property
     def weights_id(self) -> str:
-        """Name of the weights and a hash of their values (as float32) and of the constants that enter a score."""
+        """Name of the weights, a hash of their values (as float32) and of the constants that enter a score, and cheaper modes.
+
+        For example ``grepq-ll-8690ed2c``, and ``grepq-ll-8690ed2c+bf16+1024px`` in bfloat16 at 1,024 pixels.
+        """
         return weights_id(self.config, self.state_dict())
 
     @classmethod
@@ -382,7 +418,8 @@ class GRepQ(
             cache_dir: folder for downloads; by default the Hub client's.
             force_download: download even what is in the cache.
             local_files_only: use the cache alone.
-            options: override some of `OPTIONS`, for example ``chunk_size=16``, or choose some of the ``pathways``.
+            options: override some of `OPTIONS`, for example ``chunk_size=16``, choose some of the ``pathways``, or a cheaper
+                mode, ``precision="bf16"`` or ``resolution=1024``.
 
         Raises:
             FileNotFoundError: a folder or file is not there.
@@ -465,6 +502,10 @@ class GRepQ(
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The model card, filled with the weights' id and provenance."""
         return super().generate_model_card(*args, **card_facts(self.weights_id, self.pathways, self.provenance), **kwargs)
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        # In fp32 an autocast of the caller's stays in force.
+        return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
     def _joined(self) -> list[Pathway]:
         return [pathway for pathway in (self.low, self.semantic, self.high) if pathway is not None]

@@ -135,7 +135,7 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
 
 
 def test_a_score_without_a_head_waits_for_nothing_that_it_does_not_need(photo_folder: Path) -> None:
-    slow = ("timm", "torchvision", "torch._dynamo", "pyiqa", "open_clip")
+    slow = ("timm", "torchvision", "torch._dynamo", "sympy", "pyiqa", "open_clip")
     code = f"""
 import sys
 from grepq_metric.cli import app

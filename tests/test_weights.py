@@ -16,6 +16,7 @@ def folder(model, tmp_path):
     return tmp_path / "weights"
 
 
+@torch.inference_mode()
 def test_a_saved_model_scores_the_same(model, folder, photos):
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     for source in (folder, str(folder), folder / "model.safetensors"):
@@ -45,6 +46,7 @@ def test_the_id_names_the_values_and_not_the_file(model, folder):
     assert GRepQ.from_pretrained(folder, chunk_size=8).weights_id == model.weights_id
 
 
+@torch.inference_mode()
 def test_one_of_two_pathways_can_be_chosen(model, folder, photos):
     low = GRepQ.from_pretrained(folder, pathways=["low"])
     parts, expected = low.components(photos["rocket"]), model.components(photos["rocket"])
@@ -72,7 +74,7 @@ def test_packaged_parts_are_joined_in_memory(photos, tmp_path):
     scale = joined.low.config.distance_scale
     assert torch.equal(got["low"], GRepQ.from_pretrained("grepq-ll", distance_scale=scale)(x))
     assert torch.equal(got["semantic"], parts[1](x))
-    assert got["score"].item() == pytest.approx((got["low"] + got["semantic"]).item(), abs=1e-7)
+    assert got["score"].item() == pytest.approx((got["low"] + got["semantic"]).item(), abs=2e-7)
     assert torch.equal(joined.quality_map(x), parts[1].quality_map(x))
     assert torch.equal(joined.distance_map(x), parts[0].distance_map(x))
     joined.save_pretrained(tmp_path)

@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import fields, is_dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from grepq_metric.errors import InputError
@@ -106,3 +107,8 @@ def as_plain(config: Any) -> Any:
     if is_dataclass(config):
         return {field.name: as_plain(getattr(config, field.name)) for field in fields(config)}
     return list(config) if isinstance(config, tuple) else config
+
+
+def wide(values: Tensor) -> Tensor:
+    """Values in float32 at least: moments of numbers of 16 bits would be rounded, and their squares overflow."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

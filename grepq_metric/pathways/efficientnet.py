@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from copy import deepcopy
-from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 SCALES = {
     "tf_efficientnet_lite0": (1.0, 1.0),
@@ -139,21 +135,6 @@ class _Block(nn.Module):
             y = F.relu6(self.bn1(self.conv_dw(x)), inplace=True)
             y = self.bn2(self.conv_pw(y))
         return x + y if self.residual else y
-
-
-def folded(network: EfficientNetLite) -> EfficientNetLite:
-    """A copy with each batch normalisation made part of the convolution before it: the same function but for rounding.
-
-    It takes a half of the time. Values of 16 bits are multiplied in float32, and rounded once.
-    """
-    dtype = network.conv_stem.weight.dtype
-    copy = deepcopy(network).to(torch.promote_types(dtype, torch.float32)).eval()
-    for parent in list(copy.modules()):
-        for (name, layer), (follower, norm) in pairwise(list(parent.named_children())):
-            if isinstance(layer, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(layer, norm))
-                setattr(parent, follower, nn.Identity())
-    return copy.to(dtype=dtype, memory_format=torch.channels_last).requires_grad_(False)  # type: ignore[call-overload]
 
 
 def _scaled(channels: int, width: float) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.pathways.base import Pathway, check_number
+from grepq_metric.pathways.folding import Folding
 
 PROMPTS = ("A good photo.", "A bad photo.")
 """The two prompts, in the order of the weights' text vectors."""
@@ -98,6 +99,7 @@ class HighLevelPathway(Pathway):
         heads = tower.width // 2  # 64 of the 32 * width channels of the last stage for each
         self.visual = ModifiedResNet(list(tower.layers), tower.output_dim, heads, image_size=224, width=tower.width)
         del self.visual.attnpool.positional_embedding
+        self._fast = Folding()
         self.register_buffer("text_features", torch.full((2, tower.output_dim), torch.nan))
 
     def parts(self, x: Tensor, *, patches: int | None = None, checkpoint: bool = True) -> dict[str, Tensor]:
@@ -126,14 +128,13 @@ class HighLevelPathway(Pathway):
     def forward(self, x: Tensor) -> Tensor:
         """Embed images: ``(N, 3, H, W)`` RGB in [0, 1], sides of 32 pixels or more -> ``(N, 1024)``, not normalised."""
         mean, std = (x.new_tensor(values).view(3, 1, 1) for values in (MEAN, STD))
-        trunk = self.visual
-        x = trunk.stem((x - mean) / std)
+        trunk, dtype = self._fast(self.visual, x)
+        x = trunk.stem(((x - mean) / std).to(dtype, memory_format=torch.channels_last))
         for stage in (trunk.layer1, trunk.layer2, trunk.layer3, trunk.layer4):
             x = stage(x)
-        return self._attention_pool(x)
+        return self._attention_pool(trunk.attnpool, x)
 
-    def _attention_pool(self, x: Tensor) -> Tensor:
-        pool = self.visual.attnpool
+    def _attention_pool(self, pool: Any, x: Tensor) -> Tensor:
         tokens = x.flatten(2).mT
         query = tokens.mean(1, keepdim=True)
         tokens = torch.cat([query, tokens], dim=1)

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as checkpointed
 
 from grepq_metric.errors import InputError, WeightsError
-from grepq_metric.pathways.base import Pathway, check_number
+from grepq_metric.pathways.base import Pathway, check_number, wide
+from grepq_metric.pathways.folding import Folding
 
 FEATURES = 128
 """Length of a low-level feature vector."""
@@ -100,6 +101,7 @@ class LowLevelPathway(Pathway):
         check_number("chunk_size", chunk_size, 1, 1_000_000, whole=True)
         self.chunk_size = chunk_size
         self.encoder = LowLevelEncoder()
+        self._fast = Folding()
         self.register_buffer("pristine_mean", torch.full((FEATURES,), torch.nan, dtype=torch.float64))
         self.register_buffer("pristine_cov", torch.eye(FEATURES, dtype=torch.float64))
 
@@ -125,9 +127,12 @@ class LowLevelPathway(Pathway):
 
         The latter are the mean and the standard deviation of the features of the patches of the zero-shot score.
         """
-        found = {"image": self.encoder(x)} if "image" in kinds else {}
+        found = {}
+        if "image" in kinds:
+            encoder, dtype = self._fast(self.encoder, x)
+            found["image"] = encoder(x.to(dtype, memory_format=torch.channels_last))
         if "patches" in kinds or "score" in kinds:
-            z = self.patch_features(x).flatten(1, 2)
+            z = wide(self.patch_features(x).flatten(1, 2))
         if "patches" in kinds:
             # Of a single patch the deviation is 0, where the square root has no gradient.
             found["patches"] = torch.cat([z.mean(1), z.var(1, correction=0).clamp_min(1e-12).sqrt()], 1)
@@ -166,7 +171,9 @@ class LowLevelPathway(Pathway):
             return patches[part // (h * w), part // w % h, part % w]
 
         if not patches.requires_grad:
-            return torch.cat([self.encoder(gather(part)) for part in index.split(self.chunk_size)])
+            encoder, dtype = self._fast(self.encoder, patches)
+            parts = (gather(part).to(dtype, memory_format=torch.channels_last) for part in index.split(self.chunk_size))
+            return torch.cat([encoder(part) for part in parts])
         # All at once: the gradient of each part would be as large as that of all patches.
         chunks = gather(index).split(self.chunk_size)
         if not checkpoint:

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grepq_metric.errors import InputError
-from grepq_metric.pathways.base import Pathway, check_number
-from grepq_metric.pathways.efficientnet import SCALES, EfficientNetLite, folded
+from grepq_metric.pathways.base import Pathway, check_number, wide
+from grepq_metric.pathways.efficientnet import SCALES, EfficientNetLite
+from grepq_metric.pathways.folding import Folding
 
 ARCHITECTURE = "tf_efficientnet_lite2"
 WINDOW = 3
@@ -68,7 +69,7 @@ class SemanticPathway(Pathway):
     def __init__(self, config: SemanticConfig | None = None) -> None:
         super().__init__(config or SemanticConfig())
         self.backbone = EfficientNetLite(self.config.architecture)
-        self._fast: tuple[list[tuple[int, int]], EfficientNetLite] | None = None
+        self._fast = Folding()
         width, hidden = 2 * sum(self.backbone.channels), self.config.hidden
         last = nn.Linear(hidden or width, 1)
         nn.init.constant_(last.bias, torch.nan)  # until weights are loaded
@@ -92,34 +93,14 @@ class SemanticPathway(Pathway):
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """Maps at the end of each stage: ``(N, 3, H, W)`` in [0, 1] -> ``(N, c, h, w)`` each."""
-        if _in_graph() or self._needs_gradients(x):
-            return self.backbone(_normalised(x))
-        network = self._folded()
-        if len(x) * x.shape[-2] * x.shape[-1] <= 2 * STRIP:
-            return network(_normalised(x))
-        maps = in_strips(x, lambda part: network.walk(_normalised(part), 0, 2), (2, 4), network.reach(0, 2), STRIP)
+        network, dtype = self._fast(self.backbone, x)
+        if network is self.backbone or len(x) * x.shape[-2] * x.shape[-1] <= 2 * STRIP:
+            return network(_normalised(x, dtype))
+        maps = in_strips(x, lambda part: network.walk(_normalised(part, dtype), 0, 2), (2, 4), network.reach(0, 2), STRIP)
         for group, stride in ((2, 4), (3, 8)):  # after these, a whole photo takes less than its strips before
             walk = partial(network.walk, first=group, end=group + 1)
             maps += in_strips(maps[-1], walk, (2,), network.reach(group, group + 1), STRIP // stride**2)
         return network.stages(maps + network.walk(maps[-1], 4, len(network.blocks)))
-
-    def _needs_gradients(self, x: Tensor) -> bool:
-        return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in self.backbone.parameters()))
-
-    def _folded(self) -> EfficientNetLite:
-        """The backbone without batch normalisation, in the layout that is fastest, made when its values have changed."""
-        values = [*self.backbone.parameters(), *self.backbone.buffers()]
-        if any(value.is_inference() for value in values):  # of which nobody counts the changes
-            return self.backbone
-        # A tensor that was changed in place has another version, and one that was replaced another address.
-        state = [(value.data_ptr(), value._version) for value in values]
-        if self._fast is None or self._fast[0] != state:
-            with torch.inference_mode(False), torch.no_grad():
-                self._fast = state, folded(self.backbone)
-        return self._fast[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_fast": None}
 
     def quality(self, features: Tensor) -> Tensor:
         """Q_S of features: ``(N, C)`` -> ``(N,)`` in (0, 1), higher is better."""
@@ -201,18 +182,8 @@ def moments(maps: list[Tensor]) -> Tensor:
     return torch.cat(found, 1)
 
 
-def wide(values: Tensor) -> Tensor:
-    """Values in float32 at least: moments of numbers of 16 bits would be rounded, and their squares overflow."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
-
-
-def _normalised(x: Tensor) -> Tensor:
-    return ((x - MEAN) / STD).contiguous(memory_format=torch.channels_last)
-
-
-def _in_graph() -> bool:
-    """Whether a graph is made, which is to hold the weights themselves and no loop over strips."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+def _normalised(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return ((x - MEAN) / STD).to(dtype, memory_format=torch.channels_last)
 
 
 def _windows(cells: Tensor) -> Tensor:

@@ -32,14 +32,14 @@ def check_name(name: Any) -> str:
 
 
 def weights_id(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
-    """Name of the weights and a hash of their values (as float32) and of the constants that enter a score.
+    """Name of the weights, a hash of their values (as float32) and of the constants that enter a score, and cheaper modes.
 
     Args:
         config: the content of ``config.json``, with all of `CONSTANTS`, and ``semantic`` where there is that pathway.
         tensors: the state dict of the whole model.
 
     Returns:
-        For example ``grepq-ll-8690ed2c``.
+        For example ``grepq-ll-8690ed2c``, and ``grepq-ll-8690ed2c+bf16+1024px`` in bfloat16 at 1,024 pixels.
     """
     digest = hashlib.sha256()
     for key in CONSTANTS:
@@ -50,7 +50,9 @@ def weights_id(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
         if value.is_floating_point():
             digest.update(key.encode())
             digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().data)
-    return f"{config['name']}-{digest.hexdigest()[:8]}"
+    precision, resolution = config.get("precision", "fp32"), config.get("resolution")
+    modes = ([] if precision == "fp32" else [precision]) + ([] if resolution is None else [f"{resolution}px"])
+    return "+".join([f"{config['name']}-{digest.hexdigest()[:8]}", *modes])
 
 
 def _digits(value: float) -> str:

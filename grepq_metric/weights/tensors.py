@@ -50,9 +50,11 @@ def load_tensors(module: torch.nn.Module, tensors: Mapping[str, Tensor], source:
     ]
     if found:
         raise WeightsError(f"{source} does not fit: tensors {'; '.join(found)}")
-    if any(value.is_meta for value in expected.values()):
-        module.to_empty(device="cpu")
-    module.load_state_dict(dict(tensors))
+    if any(value.is_meta for value in expected.values()):  # assigned, since to_empty() waits half a second for sympy
+        own = {key: value.to("cpu", expected[key].dtype, copy=True).contiguous() for key, value in tensors.items()}
+        module.load_state_dict(own, assign=True)
+    else:
+        module.load_state_dict(dict(tensors))
 
 
 def rounded(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
