@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from grepq_metric.errors import InputError
+from grepq_metric.inputs import check_range
 
 EXTENSIONS = frozenset(
     f".{name}"
@@ -58,6 +59,7 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # views: turning ta
     8: lambda plane: np.rot90(plane),
 }
 _TURN, _BITS, _PLANES = 0x0112, 258, 284  # tags of EXIF and TIFF
+_Item = TypeVar("_Item")  # a path, or what Path() takes
 _T = TypeVar("_T")
 
 
@@ -162,6 +164,43 @@ def decode_image(data: bytes, name: str | Path, max_pixels: int = MAX_PIXELS) ->
     return _as_tensor(_planes(data, name, max_pixels), name)
 
 
+def as_image(image: Any, name: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
+    """An image in memory as a tensor, as `read_image` returns it.
+
+    Args:
+        image: a PIL image, upright after its EXIF orientation; an array ``(H, W, 3)`` or ``(H, W)`` of uint8; or a tensor
+            ``(3, H, W)`` or ``(1, H, W)`` in [0, 1].
+        name: for messages.
+        max_pixels: as in `read_image`.
+
+    Returns:
+        ``(3, H, W)`` float32 in [0, 1].
+
+    Raises:
+        PixelLimitError: it has more than `max_pixels`; an `InputError`.
+        InputError: it is none of these, is damaged, or its values lie outside of [0, 1].
+    """
+    with _named(b"", name):
+        if isinstance(image, Image.Image):
+            _check_size(*image.size, max_pixels)
+            with _whole_files_only():
+                image.load()
+            return _as_tensor(_pillow_planes(image), name)
+        if isinstance(image, Tensor):
+            if image.ndim != 3 or image.shape[0] not in (1, 3) or 0 in image.shape or not image.is_floating_point():
+                raise InputError(f"expected a tensor (3, H, W) in [0, 1], got {tuple(image.shape)} of {image.dtype}")
+            _check_size(image.shape[2], image.shape[1], max_pixels)
+            check_range(image)
+            return image.detach().float().cpu().expand(3, -1, -1)
+        if not isinstance(image, np.ndarray):
+            raise InputError(f"expected a PIL image, an array (H, W, 3) or a tensor (3, H, W), got {type(image).__name__}")
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (1,), (3,)) or 0 in image.shape:
+            raise InputError(f"expected an array (H, W, 3) or (H, W) of uint8, got {image.shape} of {image.dtype}")
+        _check_size(image.shape[1], image.shape[0], max_pixels)
+        planes = np.atleast_3d(image)
+        return _as_tensor(_Planes([planes[..., channel] for channel in range(planes.shape[2])], 255), name)
+
+
 def image_header(data: bytes, name: str | Path) -> ImageHeader:
     """What the content of an image file says about itself; nothing is decoded.
 
@@ -187,31 +226,36 @@ def read_bytes(path: str | Path) -> bytes:
 
 
 def read_ahead(
-    paths: Iterable[str | Path],
+    paths: Iterable[_Item | None],
     ahead: int,
-    read: Callable[[str | Path], _T],
+    read: Callable[[_Item], _T],
     max_pixels: int = MAX_PIXELS,
-) -> Iterator[tuple[str | Path, _T | Exception]]:
+    threads: int = 2,
+) -> Iterator[tuple[_Item, _T | Exception]]:
     """Paths with what `read` makes of them, up to `ahead` in advance in threads; a failure comes as its exception.
 
-    With `ahead` 1, a photo comes before the next path is asked for. Photos are read ahead only while they have no more than
-    `max_pixels` together with the one that is in use; a single larger one comes alone.
+    Photos are read ahead only while they have no more than `max_pixels` together with the one that is in use; a single larger
+    one comes alone. A None among the paths says that the next one may be long in coming: what is being read comes before it.
     """
 
-    def attempt(path: str | Path) -> _T | Exception:
+    def attempt(path: _Item) -> _T | Exception:
         try:
             return read(path)
         except (OSError, ValueError, MemoryError) as error:
             return error
 
-    pool = ThreadPoolExecutor(2)
+    pool = ThreadPoolExecutor(threads)
     try:
-        waiting: deque[tuple[str | Path, Future[_T | Exception], int]] = deque()
+        waiting: deque[tuple[_Item, Future[_T | Exception], int]] = deque()
         for path in paths:
-            pixels = _pixels(path) if ahead > 1 else 0
-            while waiting and pixels + sum(count for _, _, count in waiting) > max_pixels:
+            pixels = 0 if path is None else _pixels(path)
+            while waiting and (path is None or pixels + sum(count for _, _, count in waiting) > max_pixels):
                 earlier, future, _ = waiting.popleft()
                 yield earlier, future.result()
+                if path is None:
+                    break  # perhaps there are more now
+            if path is None:
+                continue
             waiting.append((path, pool.submit(attempt, path), pixels))
             if len(waiting) == ahead:
                 earlier, future, _ = waiting.popleft()
@@ -232,7 +276,7 @@ def why_unreadable(suffix: str) -> str | None:
     return None
 
 
-def _pixels(path: str | Path) -> int:
+def _pixels(path: Any) -> int:
     """Pixels of a photo by its header; 0 if there is none, which is for the reading to say."""
     path = Path(path)
     if path.is_file():  # a pipe can be read only once
@@ -358,8 +402,13 @@ def _with_pillow(data: bytes, max_pixels: int) -> _Planes:
             return _deep(data, "TIFF")
         image.load()  # turns a TIFF upright, and removes the tag
         _check_size(*image.size, max_pixels)  # an icon tells only now
-        # Not ImageOps.exif_transpose: it rewrites the whole EXIF block, and fails on an odd tag that does not matter here.
-        turn = image.getexif().get(_TURN, 1)
+        return _pillow_planes(image, bits)
+
+
+def _pillow_planes(image: Image.Image, bits: tuple[int, ...] = ()) -> _Planes:
+    """Of an image that is loaded; `bits`: of its channels, by the tags of a TIFF."""
+    # Not ImageOps.exif_transpose: it rewrites the whole EXIF block, and fails on an odd tag that does not matter here.
+    turn = image.getexif().get(_TURN, 1)
     if image.mode.startswith("I;16"):
         return _Planes([image], 4095 if bits == (12,) else 65535, turn)
     if image.mode == "I":
