@@ -16,9 +16,11 @@ __all__ = [
     "GRepQRegressor",
     "InputError",
     "RidgeHead",
+    "Scorer",
     "WeightsError",
     "grepq",
     "read_image",
+    "score_files",
 ]
 
 _HOMES = {
@@ -28,9 +30,11 @@ _HOMES = {
     "GRepQRegressor": "grepq_metric.heads",
     "InputError": "grepq_metric.errors",
     "RidgeHead": "grepq_metric.heads",
+    "Scorer": "grepq_metric.scoring",
     "WeightsError": "grepq_metric.errors",
     "grepq": "grepq_metric.integrations.piq",
     "read_image": "grepq_metric.images",
+    "score_files": "grepq_metric.scoring",
 }
 
 TYPE_CHECKING = False  # as typing's, which would take time to import
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
     from grepq_metric.integrations.piq import grepq
     from grepq_metric.loss import GRepQLoss
     from grepq_metric.model import GRepQ
+    from grepq_metric.scoring import Scorer, score_files
 
 
 def __getattr__(name: str) -> object:

@@ -59,7 +59,7 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # views: turning ta
     8: lambda plane: np.rot90(plane),
 }
 _TURN, _BITS, _PLANES = 0x0112, 258, 284  # tags of EXIF and TIFF
-_Item = TypeVar("_Item")  # a path, or what Path() takes
+_Item = TypeVar("_Item")
 _T = TypeVar("_T")
 
 
@@ -231,8 +231,11 @@ def read_ahead(
     read: Callable[[_Item], _T],
     max_pixels: int = MAX_PIXELS,
     threads: int = 2,
+    size: Callable[[_Item], int] | None = None,
 ) -> Iterator[tuple[_Item, _T | Exception]]:
     """Paths with what `read` makes of them, up to `ahead` in advance in threads; a failure comes as its exception.
+
+    They may be anything that `read` takes and whose pixels `size` knows, by default `file_pixels`.
 
     Photos are read ahead only while they have no more than `max_pixels` together with the one that is in use; a single larger
     one comes alone. A None among the paths says that the next one may be long in coming: what is being read comes before it.
@@ -244,11 +247,12 @@ def read_ahead(
         except (OSError, ValueError, MemoryError) as error:
             return error
 
+    size = size or file_pixels
     pool = ThreadPoolExecutor(threads)
     try:
         waiting: deque[tuple[_Item, Future[_T | Exception], int]] = deque()
         for path in paths:
-            pixels = 0 if path is None else _pixels(path)
+            pixels = 0 if path is None else size(path)
             while waiting and (path is None or pixels + sum(count for _, _, count in waiting) > max_pixels):
                 earlier, future, _ = waiting.popleft()
                 yield earlier, future.result()
@@ -276,7 +280,7 @@ def why_unreadable(suffix: str) -> str | None:
     return None
 
 
-def _pixels(path: Any) -> int:
+def file_pixels(path: Any) -> int:
     """Pixels of a photo by its header; 0 if there is none, which is for the reading to say."""
     path = Path(path)
     if path.is_file():  # a pipe can be read only once

@@ -16,7 +16,7 @@ FLOORS = (
     ("catalog", "devices", "errors", "files"),
     ("images", "inputs", "pathways", "weights"),
     ("model",),
-    ("heads", "loss", "training"),
+    ("heads", "loss", "scoring", "training"),
     ("cli", "integrations", "__init__", "__main__"),
 )
 """Rooms of the package, lowest floor first. A room may use those below it, and those beside it that do not use it in turn."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,15 +53,17 @@ def photo_features(
     rows = np.full((len(paths), sum(model.feature_blocks(kind))), np.nan, np.float32)
     store = None if cache is None else _Store(Path(cache) / f"{folder_name(model.weights_id)}-{kind}", rows.shape[1])
 
-    def read(path: str | Path) -> tuple[str, np.ndarray | None, torch.Tensor | None]:
+    def read(path: str) -> tuple[str, np.ndarray | None, torch.Tensor | None]:
         data = read_bytes(path)
         key = hashlib.sha256(data).hexdigest()
         kept = None if store is None else store.load(key)
         return key, kept, decode_image(data, path) if kept is None else None
 
     problems = {}
-    found = tqdm(read_ahead(paths, 3, read), "features", len(paths), unit="photo", disable=None if progress else True)
-    for i, (path, result) in enumerate(found):
+    wanted: list[str | None] = [os.fspath(path) for path in paths]
+    found = read_ahead(wanted, 3, read)
+    shown = tqdm(found, "features", len(paths), unit="photo", disable=None if progress else True)
+    for i, (path, result) in enumerate(shown):
         if isinstance(result, Exception):
             problems[i] = str(result) or repr(result)
             continue
