@@ -1,11 +1,27 @@
-"""The model that a command's options ask for."""
+"""The weights and the model that a command's options ask for."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from grepq_metric import catalog
 from grepq_metric.devices import usable_device
 from grepq_metric.errors import InputError
 from grepq_metric.model import GRepQ
+
+
+def chosen(metric: str | None, weights: str | None) -> tuple[str | None, dict[str, Any]]:
+    """What --metric and --weights ask for: the weights, None where neither is given, and options of `GRepQ.from_pretrained`.
+
+    Raises:
+        InputError: there is no such metric.
+    """
+    entry = None if metric is None else catalog.find(metric)
+    if metric is not None and entry is None:
+        raise InputError(f"unknown metric {metric!r}, expected one of {', '.join(catalog.names())}")
+    if entry is not None and weights is not None:
+        return weights, {"pathways": entry.pathways}
+    return metric if weights is None else weights, {}
 
 
 def load_model(metric: str | None, weights: str | None, device: str | None) -> GRepQ:
@@ -14,10 +30,6 @@ def load_model(metric: str | None, weights: str | None, device: str | None) -> G
     Raises:
         InputError: an option names what is not there, or a device that can't be used.
     """
-    entry = None if metric is None else catalog.find(metric)
-    if metric is not None and entry is None:
-        raise InputError(f"unknown metric {metric!r}, expected one of {', '.join(catalog.names())}")
+    name, options = chosen(metric, weights)
     where = usable_device(device)
-    if entry is not None and weights is not None:
-        return GRepQ.from_pretrained(weights, pathways=entry.pathways).to(where)
-    return GRepQ.from_pretrained(weights if weights is not None else metric or catalog.DEFAULT).to(where)
+    return GRepQ.from_pretrained(catalog.DEFAULT if name is None else name, **options).to(where)

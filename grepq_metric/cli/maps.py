@@ -1,4 +1,4 @@
-"""A folder of maps: which photo's map is which file, and that none of them replaces what it should not."""
+"""Maps as files: which photo's is which, and that none of them replaces what it should not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LONGEST = 180  # bytes, of the 255 that most file systems allow
 
 
 class MapFolder:
-    """Names and writes maps.
+    """Names maps.
 
     Args:
         folder: where they go.
@@ -57,26 +57,26 @@ class MapFolder:
             self._names[photo] = name
         return self.folder / f"{self._names[photo]}{SUFFIX}"
 
-    def write(self, model: GRepQ, x: Tensor, photo: str) -> Path:
-        """Draw the map of a photo ``(1, 3, H, W)`` and write it as a whole or not at all.
 
-        Raises:
-            FileExistsError: it exists without `overwrite`.
-            InputError: it can't be encoded.
-            OSError: it can't be written; the message names it.
-        """
-        import cv2
+def write_map(model: GRepQ, x: Tensor, path: Path, overwrite: bool) -> Path:
+    """Draw the map of a photo ``(1, 3, H, W)`` and write it as a whole or not at all.
 
-        from grepq_metric.cli.overlay import draw
+    Raises:
+        FileExistsError: it exists without `overwrite`.
+        InputError: it can't be encoded.
+        OSError: it can't be written; the message names it.
+    """
+    import cv2
 
-        path = self.path(photo)
-        refuse_existing(path, "--map", (), self.overwrite)
-        try:
-            done, data = cv2.imencode(".png", draw(model, x))
-        except cv2.error as error:
-            raise InputError(f"cannot draw {path}: OpenCV draws no picture of this size") from error
-        if not done:
-            raise InputError(f"cannot encode {path}")
-        with whole_file(path) as part:
-            part.write_bytes(data.tobytes())
-        return path
+    from grepq_metric.cli.overlay import draw
+
+    refuse_existing(path, "--map", (), overwrite)
+    try:
+        done, data = cv2.imencode(".png", draw(model, x))
+    except cv2.error as error:
+        raise InputError(f"cannot draw {path}: OpenCV draws no picture of this size") from error
+    if not done:
+        raise InputError(f"cannot encode {path}")
+    with whole_file(path) as part:
+        part.write_bytes(data.tobytes())
+    return path

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import glob
 import os
+import queue
 import sys
+import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from grepq_metric.errors import InputError
 
 _EXAMPLES = 3
 _BLOCK = 1 << 16
+_AHEAD, _MOMENT = 1000, 0.02
 
 
 class PhotoArguments:
@@ -137,26 +140,53 @@ def _kinds(counts: Counter[str]) -> str:
 
 
 def _from_standard_input(null: bool) -> Iterator[str]:
-    for name in _until_null() if null else _lines():
+    for name in _until(b"\0") if null else _lines():
         if name:
             yield os.fsdecode(name)
 
 
 def _lines() -> Iterator[bytes]:
-    for line in sys.stdin.buffer:
+    for line in _until(b"\n"):
         if b"\0" in line:
             raise InputError("names on standard input are separated by NUL bytes: add -0")
-        yield line.rstrip(b"\r\n")
+        yield line.rstrip(b"\r")
 
 
-def _until_null() -> Iterator[bytes]:
-    rest = b""
-    # What is there, and not a full block: who writes names may wait for scores.
-    read = getattr(sys.stdin.buffer, "read1", sys.stdin.buffer.read)
-    while block := read(_BLOCK):
-        *names, rest = (rest + block).split(b"\0")
+def _until(end: bytes) -> Iterator[bytes]:
+    """What comes on standard input, cut at each `end`."""
+    # What is there, and not a full block: who writes names may wait for scores. Raw, since a thread that waits in a buffer
+    # holds its lock, without which Python can't exit.
+    stream, rest = getattr(sys.stdin.buffer, "raw", sys.stdin.buffer), b""
+    while block := stream.read(_BLOCK):
+        *names, rest = (rest + block).split(end)
         yield from names
     yield rest
+
+
+def as_they_come(paths: Iterable[str]) -> Iterator[str | None]:
+    """Paths that may be long in coming, drawn from in a thread, with a None whenever there was none for a moment."""
+    ready: queue.Queue[tuple[str | None, BaseException | None]] = queue.Queue(_AHEAD)
+
+    def draw() -> None:
+        try:
+            for path in paths:
+                ready.put((path, None))
+            ready.put((None, None))
+        except BaseException as error:
+            ready.put((None, error))
+
+    threading.Thread(target=draw, daemon=True).start()
+    while True:
+        try:
+            path, error = ready.get(timeout=_MOMENT)
+        except queue.Empty:
+            yield None
+            continue
+        if error is not None:
+            raise error
+        if path is None:
+            return
+        yield path
 
 
 def identity(path: str | Path) -> tuple[int, int] | str:

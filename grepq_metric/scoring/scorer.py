@@ -162,11 +162,13 @@ class Scorer:
         return self._load().model
 
     def facts(self) -> dict[str, Any]:
-        """All that a score depends on beside the photo; it can be written as JSON.
+        """All that a score depends on beside the photo, and the device; it can be written as JSON.
 
-        Two scorers with equal facts give equal scores. Loads the weights, and raises what that raises.
+        Two scorers whose facts differ in the device alone give equal scores, but for its rounding. Loads the weights, and
+        raises what that raises.
         """
         return {
+            "device": str(self.model.device),
             "weights_id": self._load().weights_id,
             "head": None if self.head is None else sha256(headfile.find(self.head)),
             "interval": self.interval,
