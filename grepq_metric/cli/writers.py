@@ -9,7 +9,7 @@ import json
 import os
 import stat
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +18,7 @@ from typing import TypeAlias
 from grepq_metric import catalog
 from grepq_metric.cli.photos import identity
 from grepq_metric.errors import InputError
-from grepq_metric.files import disk_error
+from grepq_metric.files import disk_error, whole_file
 
 Value: TypeAlias = str | int | float | None
 Row: TypeAlias = Mapping[str, Value]
@@ -33,23 +33,33 @@ class Format(str, Enum):
     csv = "csv"
     json = "json"
     jsonl = "jsonl"
+    parquet = "parquet"
 
 
-SUFFIXES = {".txt": Format.table, ".csv": Format.csv, ".json": Format.json, ".jsonl": Format.jsonl, "": Format.table}
+SUFFIXES = {
+    ".txt": Format.table,
+    ".csv": Format.csv,
+    ".json": Format.json,
+    ".jsonl": Format.jsonl,
+    ".parquet": Format.parquet,
+    "": Format.table,
+}
 
 
 def format_for(output: Path | None, given: Format | None) -> Format:
     """The format that is asked for, or the one that the name of the output implies.
 
     Raises:
-        InputError: the name's ending says nothing.
+        InputError: the name's ending says nothing, or Parquet is to go to standard output.
     """
     if given is not None:
+        if given is Format.parquet and (output is None or not is_regular(output)):
+            raise InputError("Parquet is no text, and goes to a file alone: name one with --output")
         return given
     if output is None:
         return Format.table
     suffix = output.suffix.lower()
-    if suffix in SUFFIXES or not _is_regular(output):
+    if suffix in SUFFIXES or not is_regular(output):
         return SUFFIXES.get(suffix, Format.table)
     known = ", ".join(name for name in SUFFIXES if name)
     raise InputError(f"{output} does not say which format is wanted: expected {known}, or --format")
@@ -159,13 +169,15 @@ WRITERS: dict[Format, type[TableWriter] | type[CsvWriter] | type[JsonlWriter]] =
     Format.csv: CsvWriter,
     Format.json: JsonWriter,
     Format.jsonl: JsonlWriter,
+    Format.parquet: JsonlWriter,  # of the journal
 }
 
 
 class Results:
     """Where rows go: a file or standard output. Each is there, whole, as soon as `row` returns.
 
-    The file is made with the first row. An existing one is never touched without `overwrite`.
+    The file is made with the first row. An existing one is never touched without `overwrite`. Rows of a Parquet file, which can't
+    be appended to, are kept in a `journal` until the end.
 
     Args:
         output: the file; None: standard output.
@@ -175,11 +187,27 @@ class Results:
     """
 
     def __init__(self, output: Path | None, format: Format, columns: Sequence[str], overwrite: bool = False) -> None:
-        self.output, self.overwrite = output, overwrite
+        self.output, self.format, self.overwrite = output, format, overwrite
         self.writer = WRITERS[format](columns)
         self.started = False
+        self._rows = rows_file(output, format) if output is not None else None
         self._file: io.FileIO | None = None
         self._whole = 0
+
+    def take_over(self, rows: Iterable[Row]) -> None:
+        """Begin with rows of an earlier run, which may come from the file that they are written to.
+
+        Raises:
+            OSError: they can't be written; the file is as it was.
+        """
+        assert self._rows is not None
+        with whole_file(self._rows) as part, part.open("wb") as stream:
+            stream.write(_encoded(self.writer.start()))
+            for row in rows:
+                stream.write(_encoded(self.writer.row(row)))
+            self._whole = stream.tell()
+        self._file = io.FileIO(self._rows, "a")
+        self.started = True
 
     def row(self, row: Row) -> None:
         """Write one result.
@@ -200,6 +228,15 @@ class Results:
         finally:
             if self._file is not None:
                 self._file.close()
+        if self.started and self.format is Format.parquet and not isinstance(error, OSError):
+            self._convert()
+
+    def _convert(self) -> None:
+        from grepq_metric.cli.parquet import write_parquet
+
+        assert self.output is not None and self._rows is not None
+        write_parquet(self.output, self.writer.columns, read_rows(self._rows, Format.jsonl, self.writer.columns))
+        self._rows.unlink()
 
     def _write(self, text: str) -> None:
         try:
@@ -211,7 +248,7 @@ class Results:
                 sys.stdout.write(text)
                 sys.stdout.flush()
                 return
-            data = memoryview(text.encode("utf-8", "surrogateescape"))
+            data = memoryview(_encoded(text))
             while data:
                 data = data[self._file.write(data) :]
             self._whole = self._file.tell() if self._file.seekable() else 0
@@ -223,11 +260,77 @@ class Results:
             raise disk_error(self.output or "standard output", error) from error
 
     def _open(self) -> None:
-        if self.output is not None:
-            fresh = not self.overwrite and _is_regular(self.output)
-            self._file = io.FileIO(self.output, "x" if fresh else "w")
+        if self._rows is not None:
+            fresh = not self.overwrite and is_regular(self._rows)
+            self._file = io.FileIO(self._rows, "x" if fresh else "w")
         elif hasattr(sys.stdout, "reconfigure"):  # file names need not be valid text, and are no matter of the locale
             sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+
+
+def rows_file(output: Path, format: Format) -> Path:
+    """The file that rows are appended to: the output itself, or beside a Parquet file JSON lines, which a killed run leaves."""
+    return output.with_name(f"{output.name}.rows.jsonl") if format is Format.parquet else output
+
+
+def read_rows(path: Path, format: Format, columns: Sequence[str]) -> Iterator[Row]:
+    """Rows of a file that `Results` wrote, also where the run was killed: a torn last row is left out.
+
+    Raises:
+        InputError: it is damaged, or has other columns.
+    """
+    if format is Format.parquet:
+        from grepq_metric.cli.parquet import read_parquet
+
+        yield from read_parquet(path)
+        return
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        yield from (_read_csv if format is Format.csv else _read_json)(_whole_lines(stream), path, columns)
+
+
+def _whole_lines(stream: Iterable[str]) -> Iterator[str]:
+    """Lines, without a last one that is torn. Only a line feed ends one: file names hold other breaks of lines."""
+    return (line for line in stream if line.endswith("\n"))
+
+
+def _read_csv(lines: Iterator[str], path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    records = csv.reader(lines)
+    header = next(records, None)
+    if header is not None and header != list(columns):
+        raise InputError(f"{path} has the columns {','.join(header):.200}, expected {','.join(columns)}")
+    torn = False
+    for record in records:
+        if torn:
+            raise InputError(f"{path} is damaged before line {records.line_num}: expected {len(columns)} values in each row")
+        torn = len(record) != len(columns)  # within quotes, if nothing follows
+        if not torn:
+            try:
+                yield {name: _parsed(name, text) for name, text in zip(columns, record, strict=True)}
+            except ValueError as error:
+                raise InputError(f"{path} is damaged at line {records.line_num}: {error}") from error
+
+
+def _read_json(lines: Iterator[str], path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
+        text = line.strip().rstrip(",")
+        if text in ("", "[", "]"):
+            continue
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"{path} is damaged at line {number}: {error}") from error
+        if not isinstance(row, dict) or list(row) != list(columns):
+            raise InputError(f"{path} has a row of other columns at line {number}, expected {','.join(columns)}")
+        yield row
+
+
+def _parsed(name: str, text: str) -> Value:
+    if not text:
+        return None
+    return float(text) if name in SCORES else int(text) if name in ("width", "height") else text
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def refuse_existing(target: Path, option: str, inputs: Collection[object], overwrite: bool) -> None:
@@ -247,7 +350,7 @@ def refuse_existing(target: Path, option: str, inputs: Collection[object], overw
         return
     if target.is_dir():
         raise IsADirectoryError(f"{option} {target} is a folder, expected a file")
-    if not _is_regular(target):
+    if not is_regular(target):
         return
     if identity(target) in inputs:
         raise FileExistsError(f"{option} {target} is one of the inputs, which are never overwritten")
@@ -290,8 +393,8 @@ def refuse_weights_folder(folder: Path, option: str, overwrite: bool) -> None:
         raise FileExistsError(f"{there} exists: choose another {option}, or replace the weights with --overwrite")
 
 
-def _is_regular(path: Path) -> bool:
-    """Not a device such as /dev/null or a pipe, which hold nothing that could be lost; what does not exist counts."""
+def is_regular(path: Path) -> bool:
+    """Whether it is a file: not a device such as /dev/null or a pipe, which hold nothing that could be lost; what does not exist counts."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:
