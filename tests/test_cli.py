@@ -258,27 +258,27 @@ def test_an_error_shows_its_traceback_when_asked_to_and_a_defect_always(monkeypa
     assert "Traceback" in result.stderr
     assert "InputError: unknown metric 'niqe'" in result.stderr
 
-    def defect(*args):
+    def defect(*args, **options):
         raise ValueError("a defect")
 
-    monkeypatch.setattr("grepq_metric.cli.loading.load_model", defect)
+    monkeypatch.setattr("grepq_metric.model.GRepQ.from_pretrained", defect)
     with pytest.raises(ValueError, match="a defect"):
         grepq("score", "x.png")
 
 
 def test_errors_are_one_line_whatever_a_message_holds(monkeypatch):
-    def fail(*args):
+    def fail(*args, **options):
         raise OSError("two\nlines \x1b[31m")
 
-    monkeypatch.setattr("grepq_metric.cli.loading.load_model", fail)
+    monkeypatch.setattr("grepq_metric.model.GRepQ.from_pretrained", fail)
     assert grepq("score", "x.png", status=2).stderr == "error: two lines \\x1b[31m\n"
 
 
 def test_ctrl_c_is_one_word(monkeypatch):
-    def stop(*args):
+    def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("grepq_metric.cli.loading.load_model", stop)
+    monkeypatch.setattr("grepq_metric.model.GRepQ.from_pretrained", stop)
     result = grepq("score", "x.png", status=130)
     assert result.stderr.splitlines()[-1] == "interrupted"
 

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 
 import typer
 
-SECONDS = 30.0
+SECONDS = 10.0
 """Between two lines in a log."""
+TRIAL, LONG = 5.0, 60.0
+"""Seconds after which it is told how long a run will take, where that is more than so many seconds."""
 
 
 class Progress:
@@ -25,6 +27,7 @@ class Progress:
 
         self.total, self.done, self.failed = total, 0, 0
         self._began = self._told = time.monotonic()
+        self._estimated = total is None
         on_terminal = sys.stderr is not None and sys.stderr.isatty()
         self._bar = tqdm(total=total, unit="photo", leave=False) if on_terminal else None
 
@@ -32,6 +35,9 @@ class Progress:
         """One more is done."""
         self.done += 1
         self.failed += failed
+        if not self._estimated and (seconds := time.monotonic() - self._began) >= TRIAL:
+            self._estimated = True
+            self._estimate(seconds)
         if self._bar is not None:
             self._bar.update()
         elif (now := time.monotonic()) - self._told >= SECONDS:
@@ -51,6 +57,12 @@ class Progress:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.close()
+
+    def _estimate(self, seconds: float) -> None:
+        left = seconds / self.done * ((self.total or 0) - self.done)
+        if seconds + left > LONG:
+            with self.paused():
+                typer.echo(f"{self.total} photos will take about {_duration(seconds + left)}", err=True)
 
     def _line(self, seconds: float) -> str:
         rate = self.done / seconds

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from grepq_metric.cli.scoring import State, state_of
 from grepq_metric.cli.writers import Format, Row, is_regular, read_rows, rows_file
 from grepq_metric.errors import InputError
 from grepq_metric.files import disk_error, whole_file
 
+State: TypeAlias = "tuple[int, int]"
+"""Of a file: its size in bytes, and its time of modification in nanoseconds."""
 KEY = "grepq score"
 """Of the first line, by which a record is known."""
+
+
+def state_of(path: str) -> State | None:
+    """Size and time of a file; None: there is none."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # also a name with a NUL byte
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 class Record:

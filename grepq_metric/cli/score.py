@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from grepq_metric.cli.photos import PhotoArguments
+from grepq_metric.cli.photos import PhotoArguments, as_they_come
 from grepq_metric.cli.progress import Progress
-from grepq_metric.cli.writers import Format, Results, format_for, input_identities, refuse_existing
+from grepq_metric.cli.record import Previous, Record, facts_of, recorded, state_of
+from grepq_metric.cli.writers import Format, Results, format_for, input_identities, refuse_existing, rows_file
 from grepq_metric.errors import InputError
 
 if TYPE_CHECKING:
     from grepq_metric.cli.maps import MapFolder
-    from grepq_metric.cli.scoring import Scorer
+    from grepq_metric.cli.scoring import PhotoItem, PhotoScorer
+    from grepq_metric.scoring import Engine
 
 EPILOG = """\
 **Examples**
@@ -29,6 +31,8 @@ EPILOG = """\
 `grepq score holiday -o scores.jsonl --map maps` also draws where each photo is good and bad.
 
 `grepq score holiday --head mos.safetensors --interval 0.9` predicts your raters' scores.
+
+`grepq score archive -o scores.csv --resume` goes on where an earlier run was ended.
 
 `find . -name '*.jpg' -print0 | grepq score -0 -` takes names from another program.
 """
@@ -65,10 +69,22 @@ def score(
     format: Format = typer.Option(
         None,
         help="Default: by the ending of --output, else a table. json is one array, which a killed run leaves open; jsonl, one "
-        "object a line, is whole at any time.",
+        "object a line, is whole at any time. parquet, which needs pyarrow, is written at the end; until then rows are in "
+        "FILE.rows.jsonl.",
     ),
     output: Path = typer.Option(
-        None, "--output", "-o", metavar="FILE", help="Write to this .csv, .json, .jsonl or .txt file, a row at once."
+        None,
+        "--output",
+        "-o",
+        metavar="FILE",
+        help="Write to this .csv, .json, .jsonl, .parquet or .txt file, a row at once, and beside it a record FILE.run.jsonl of "
+        "what was scored with what.",
+    ),
+    resume: bool = typer.Option(
+        False,
+        "--resume",
+        help="Go on after what --output holds: photos that it has no score of, or whose files have changed, are scored. "
+        "Refused where weights or options differ. Names on standard input are then read to the end first.",
     ),
     map: Path = typer.Option(
         None,
@@ -81,6 +97,15 @@ def score(
         "--overwrite",
         help="Replace an existing --output and maps; inputs never. Names on standard input are then read to the end first.",
     ),
+    jobs: int = typer.Option(
+        None,
+        "--jobs",
+        "-j",
+        min=1,
+        metavar="N",
+        help="Score in this many processes, which share the threads; each takes the memory of a model and of its photo. "
+        "Default: one, and on a CPU with 200 photos or more one for each core, as far as memory allows.",
+    ),
     max_pixels: float = typer.Option(
         200, metavar="MEGAPIXELS", help="Refuse photos above this many million pixels, each of which takes up to 16 bytes."
     ),
@@ -91,17 +116,26 @@ def score(
     and the exit status is 1.
     """
     output_format = format_for(output, format)
-    _check(output, head, interval, max_pixels)
+    _check(output, output_format, head, interval, max_pixels, overwrite, resume)
     photos = PhotoArguments(paths, recursive, null)
-    listed = photos.all() if overwrite or not photos.streamed else None
-    maps = _protect(listed or (), output, map, overwrite, head, weights)
+    listed = photos.all() if overwrite or resume or not photos.streamed else None
+    previous = _previous(output, output_format) if resume else None
+    maps = _protect(listed or (), output, output_format, map, overwrite, resume, head, weights)
+    todo = listed if listed is None or previous is None else [path for path in listed if path not in previous.done]
     if listed is not None:
         _tell(photos.notes())
-    scorer = _load(metric, weights, device, head, interval, maps, int(max_pixels * 1e6), photos)
-    progress = Progress(None if listed is None else len(listed))
-    with Results(output, output_format, scorer.columns(), overwrite) as results:
+    scorer = _scorer(metric, weights, device, head, interval, maps, int(max_pixels * 1e6))
+    columns = _columns(scorer)
+    with _engine(scorer, jobs, todo, device) as engine, Results(output, output_format, columns, overwrite) as results:
+        record = _record(output, output_format, engine.facts, columns, previous, results, todo)
+        progress = Progress(None if todo is None else len(todo))
         try:
-            _run(photos if listed is None else listed, 1 if listed is None else 3, scorer, results, progress)
+            for item, row in engine.stream(_items(photos, todo, maps)):
+                with progress.paused():
+                    if record is not None:
+                        record.note(item.name, item.state)
+                    results.row({**dict.fromkeys(columns), **row, "path": item.name})
+                progress.advance(row["error"] is not None)
         except KeyboardInterrupt:
             progress.close()
             kept = f", kept in {output}" if output is not None and progress.done else ""
@@ -109,20 +143,39 @@ def score(
             raise typer.Exit(130) from None
         finally:
             progress.close()
+            if record is not None:
+                record.close()
     if listed is None:
         _tell(photos.notes())
-    if not progress.done:
-        raise InputError("no names of photos came on standard input")
-    _tell([_summary(progress, output, map)], "yellow" if progress.failed else None)
+        if not progress.done:
+            raise InputError("no names of photos came on standard input")
+    before = len(listed or ()) - len(todo or ())
+    _tell([_summary(progress, before, output, map)], "yellow" if progress.failed else None)
     if progress.failed:
         raise typer.Exit(1)
 
 
-def _check(output: Path | None, head: Path | None, interval: float | None, max_pixels: float) -> None:
+def _check(
+    output: Path | None,
+    format: Format,
+    head: Path | None,
+    interval: float | None,
+    max_pixels: float,
+    overwrite: bool,
+    resume: bool,
+) -> None:
     if output is None and sys.stdout is None:
         raise InputError("standard output is closed: name a file with --output")
     if output is not None and not output.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {output.parent}")
+    if resume and overwrite:
+        raise InputError("--resume keeps what --overwrite replaces: give one of them")
+    if resume and not recorded(output, format):
+        raise InputError("--resume goes on after an --output of CSV, JSON, JSON lines or Parquet, which programs can read")
+    if format is Format.parquet:
+        from grepq_metric.cli.parquet import need_pyarrow
+
+        need_pyarrow()
     if head is not None:
         from grepq_metric.heads import headfile
 
@@ -136,8 +189,20 @@ def _check(output: Path | None, head: Path | None, interval: float | None, max_p
         raise InputError(f"--max-pixels must be a positive number of megapixels, got {max_pixels:g}")
 
 
+def _previous(output: Path | None, format: Format) -> Previous | None:
+    """The run that left the output; None: there is none, and it is begun."""
+    return None if output is None else Previous.find(output, format)
+
+
 def _protect(
-    photos: Iterable[str], output: Path | None, folder: Path | None, overwrite: bool, head: Path | None, weights: str | None
+    photos: Iterable[str],
+    output: Path | None,
+    format: Format,
+    folder: Path | None,
+    overwrite: bool,
+    resume: bool,
+    head: Path | None,
+    weights: str | None,
 ) -> MapFolder | None:
     """Refuse outputs that would destroy something, before anything is written or loaded."""
     from grepq_metric.cli.maps import MapFolder
@@ -146,15 +211,19 @@ def _protect(
         return None
     inputs = input_identities(photos, head, weights)
     if output is not None:
-        refuse_existing(output, "--output", inputs, overwrite)
+        instead = "choose another name, --resume to go on after it, or --overwrite to replace it"
+        for file in dict.fromkeys((output, rows_file(output, format))):
+            refuse_existing(file, "--output", inputs, overwrite or resume, instead)
+        if recorded(output, format):
+            Record(output).refuse_foreign()
     if folder is None:
         return None
-    maps = MapFolder(folder, overwrite)
+    maps = MapFolder(folder, overwrite or resume)
     maps.prepare(photos, inputs)
     return maps
 
 
-def _load(
+def _scorer(
     metric: str | None,
     weights: str | None,
     device: str | None,
@@ -162,39 +231,82 @@ def _load(
     interval: float | None,
     maps: MapFolder | None,
     max_pixels: int,
-    photos: PhotoArguments,
-) -> Scorer:
-    from grepq_metric.cli.loading import load_model
-    from grepq_metric.cli.scoring import Scorer
-    from grepq_metric.heads.regressor import GRepQRegressor, weights_of
+) -> PhotoScorer:
+    from grepq_metric.cli.loading import chosen
+    from grepq_metric.cli.scoring import PhotoScorer
 
-    if head is not None and metric is None and weights is None:
-        metric = weights_of(head)
-    model = load_model(metric, weights, device)
-    if maps is not None and model.semantic is None and model.low is None:
-        raise InputError(f"--map needs the semantic or the low-level pathway, and {model.weights_id} has neither")
-    regressor = None if head is None else GRepQRegressor.load(head, model)
-    typer.echo(f"{model.weights_id} on {model.device}", err=True)
-    return Scorer(model, regressor, interval, maps, max_pixels, photos.problems)
-
-
-def _run(photos: Iterable[str], ahead: int, scorer: Scorer, results: Results, progress: Progress) -> None:
-    """Score photos one after the other. With a pipe, one is read at once: who writes names to it may wait for the score."""
-    import torch
-
-    from grepq_metric.images import read_ahead
-
-    with torch.inference_mode():
-        for path, found in read_ahead(photos, ahead, scorer.read, scorer.max_pixels):
-            row = scorer.row(str(path), found)
-            with progress.paused():
-                results.row(row)
-            progress.advance(row["error"] is not None)
+    name, options = chosen(metric, weights)
+    return PhotoScorer(
+        draws=maps is not None,
+        replace=maps is not None and maps.overwrite,
+        weights=name,
+        head=head,
+        device=device,
+        interval=interval,
+        max_pixels=max_pixels,
+        **options,
+    )
 
 
-def _summary(progress: Progress, output: Path | None, maps: Path | None) -> str:
+def _columns(scorer: PhotoScorer) -> tuple[str, ...]:
+    """Of the output, in order. The weights' id is the same in each row, and is told once."""
+    columns = ["path", *(name for name in scorer.columns if name != "weights_id")]
+    if scorer.draws:
+        columns.insert(columns.index("warning"), "map")
+    return tuple(columns)
+
+
+def _engine(scorer: PhotoScorer, jobs: int | None, photos: list[str] | None, device: str | None) -> Engine:
+    from grepq_metric.cli.scoring import worth_starting
+    from grepq_metric.scoring import Engine
+
+    number = worth_starting(photos, device) if jobs is None else jobs
+    engine = Engine(scorer, number)
+    by = f", {number} processes" if number > 1 else ""
+    typer.echo(f"{engine.facts['weights_id']} on {engine.facts['device']}{by}", err=True)
+    return engine
+
+
+def _record(
+    output: Path | None,
+    format: Format,
+    facts: Mapping[str, Any],
+    columns: Sequence[str],
+    previous: Previous | None,
+    results: Results,
+    todo: Iterable[str] | None,
+) -> Record | None:
+    """Begin to record the run, after what an earlier one left; None: it can't be resumed."""
+    if output is None or not recorded(output, format):
+        return None
+    found = facts_of(facts, columns)
+    record = Record(output)
+    if previous is None:
+        record.begin(found)
+        return record
+    previous.check(found)
+    record.begin(found, previous.states)
+    results.take_over(previous.kept(todo or ()))
+    return record
+
+
+def _items(photos: PhotoArguments, listed: list[str] | None, maps: MapFolder | None) -> Iterator[PhotoItem | None]:
+    """Photos to score; names from a pipe as they come, since who writes them may wait for the score."""
+    from grepq_metric.cli.scoring import PhotoItem
+
+    for path in as_they_come(photos) if listed is None else listed:
+        if path is None:
+            yield None
+        else:
+            target = None if maps is None else maps.path(path)
+            yield PhotoItem(path, path, "path", state_of(path), photos.problems.get(path), target)
+
+
+def _summary(progress: Progress, before: int, output: Path | None, maps: Path | None) -> str:
     scored = progress.done - progress.failed
     text = f"{scored} {'photo' if scored == 1 else 'photos'} scored"
+    if before:
+        text += f", {before} before"
     if progress.failed:
         text += f", {progress.failed} of the photos could not be scored (see error)"
     if output is not None:

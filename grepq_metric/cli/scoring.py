@@ -6,12 +6,13 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from grepq_metric.cli.maps import write_map
+from grepq_metric.cli.record import State
 from grepq_metric.errors import InputError
 from grepq_metric.images import PixelLimitError, file_pixels
 from grepq_metric.scoring import Item, Photo, Row, Scorer
@@ -21,8 +22,6 @@ LEAST_FOR_PROCESSES = 200
 640 x 512 pixels a second in one process of two threads, and 10.4 in two processes of one."""
 _BYTES_OF_A_PROCESS, _BYTES_OF_A_PIXEL = 700_000_000, 400
 _SAMPLE = 50
-State: TypeAlias = "tuple[int, int]"
-"""Of a file: its size in bytes, and its time of modification in nanoseconds."""
 
 
 @dataclass(frozen=True)
@@ -77,15 +76,6 @@ class PhotoScorer(Scorer):
         """Draw the map."""
         if isinstance(item, PhotoItem) and item.map is not None:
             row["map"] = str(write_map(self.model, x, item.map, self.replace))
-
-
-def state_of(path: str) -> State | None:
-    """Size and time of a file; None: there is none."""
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):  # also a name with a NUL byte
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def worth_starting(photos: Sequence[str] | None, device: str | None) -> int:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from grepq_metric import catalog
 from grepq_metric.cli.photos import identity
@@ -283,30 +283,39 @@ def read_rows(path: Path, format: Format, columns: Sequence[str]) -> Iterator[Ro
 
         yield from read_parquet(path)
         return
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+    # Only a line feed ends a line: file names hold other breaks.
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
         yield from (_read_csv if format is Format.csv else _read_json)(_whole_lines(stream), path, columns)
 
 
 def _whole_lines(stream: Iterable[str]) -> Iterator[str]:
-    """Lines, without a last one that is torn. Only a line feed ends one: file names hold other breaks of lines."""
+    """Lines, without a last one that is torn."""
     return (line for line in stream if line.endswith("\n"))
 
 
 def _read_csv(lines: Iterator[str], path: Path, columns: Sequence[str]) -> Iterator[Row]:
-    records = csv.reader(lines)
-    header = next(records, None)
+    records = _records(csv.reader(lines), path)
+    _, header = next(records, (0, None))
     if header is not None and header != list(columns):
         raise InputError(f"{path} has the columns {','.join(header):.200}, expected {','.join(columns)}")
     torn = False
-    for record in records:
+    for number, record in records:
         if torn:
-            raise InputError(f"{path} is damaged before line {records.line_num}: expected {len(columns)} values in each row")
+            raise InputError(f"{path} is damaged before line {number}: expected {len(columns)} values in each row")
         torn = len(record) != len(columns)  # within quotes, if nothing follows
         if not torn:
             try:
                 yield {name: _parsed(name, text) for name, text in zip(columns, record, strict=True)}
             except ValueError as error:
-                raise InputError(f"{path} is damaged at line {records.line_num}: {error}") from error
+                raise InputError(f"{path} is damaged at line {number}: {error}") from error
+
+
+def _records(reader: Any, path: Path) -> Iterator[tuple[int, list[str]]]:
+    try:
+        for record in reader:
+            yield reader.line_num, record
+    except csv.Error as error:
+        raise InputError(f"{path} is damaged at line {reader.line_num}: {error}") from error
 
 
 def _read_json(lines: Iterator[str], path: Path, columns: Sequence[str]) -> Iterator[Row]:
@@ -333,7 +342,13 @@ def _encoded(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
-def refuse_existing(target: Path, option: str, inputs: Collection[object], overwrite: bool) -> None:
+def refuse_existing(
+    target: Path,
+    option: str,
+    inputs: Collection[object],
+    overwrite: bool,
+    instead: str = "choose another name, or --overwrite to replace it",
+) -> None:
     """Check that writing `target` destroys nothing.
 
     Args:
@@ -341,6 +356,7 @@ def refuse_existing(target: Path, option: str, inputs: Collection[object], overw
         option: that names it, for the message.
         inputs: the `identity` of every file that the command reads.
         overwrite: whether files that are no inputs may be replaced.
+        instead: what can be done where they may not.
 
     Raises:
         FileExistsError: it is an input, or exists without `overwrite`.
@@ -355,7 +371,7 @@ def refuse_existing(target: Path, option: str, inputs: Collection[object], overw
     if identity(target) in inputs:
         raise FileExistsError(f"{option} {target} is one of the inputs, which are never overwritten")
     if not overwrite:
-        raise FileExistsError(f"{option} {target} exists: choose another name, or --overwrite to replace it")
+        raise FileExistsError(f"{option} {target} exists: {instead}")
 
 
 def input_identities(photos: Iterable[str], head: Path | None, weights: str | None) -> set[object]:
