@@ -340,10 +340,10 @@ def _open(stream: BinaryIO) -> Image.Image:
     prefix = stream.read(16)
     for name in list(Image.ID):
         factory, accepts = Image.OPEN[name]
-        answer = accepts is None or accepts(prefix)
-        if answer and not isinstance(answer, str):  # a string says what is missing to read it
-            stream.seek(0)
-            with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what plugins raise for what is not theirs
+        with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what plugins raise for what is not theirs
+            answer = accepts is None or accepts(prefix)
+            if answer and not isinstance(answer, str):  # a string says what is missing to read it
+                stream.seek(0)
                 # Never by name: Pillow maps an uncompressed TIFF of a given name into memory, and then mixes up the sides of
                 # a turned one.
                 return factory(stream, "")

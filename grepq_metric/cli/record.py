@@ -41,6 +41,7 @@ class Record:
     def __init__(self, output: Path) -> None:
         self.output, self.path = output, output.with_name(f"{output.name}.run.jsonl")
         self._file: io.FileIO | None = None
+        self._facts: Mapping[str, Any] = {}
 
     def refuse_foreign(self) -> None:
         """Check that the record's name is free, or has a record.
@@ -52,16 +53,14 @@ class Record:
             raise FileExistsError(f"{self.path} is where this run is to be recorded, and holds something else: move it away")
 
     def begin(self, facts: Mapping[str, Any], states: Mapping[str, State] | None = None) -> None:
-        """Write the facts, and photos of an earlier run; an earlier record is replaced.
+        """Take the facts, which are written with the first photo, or now with those of an earlier run.
 
         Raises:
-            OSError: it can't be written; the message names it.
+            OSError: the record can't be written; the message names it.
         """
-        with whole_file(self.path) as part, part.open("w", encoding="utf-8") as stream:
-            stream.write(json.dumps({KEY: facts}) + "\n")
-            for path, state in (states or {}).items():
-                stream.write(json.dumps([path, *state]) + "\n")
-        self._file = io.FileIO(self.path, "a")
+        self._facts = facts
+        if states is not None:
+            self._write(states)
 
     def note(self, path: str, state: State | None) -> None:
         """Write that a photo in this state is about to get a row.
@@ -69,11 +68,11 @@ class Record:
         Raises:
             OSError: it can't be written; the message names it.
         """
-        assert self._file is not None
+        file = self._write({}) if self._file is None else self._file
         data = memoryview((json.dumps([path, *(state or (None, None))]) + "\n").encode())
         try:
             while data:
-                data = data[self._file.write(data) :]
+                data = data[file.write(data) :]
         except OSError as error:
             raise disk_error(self.path, error) from error
 
@@ -110,6 +109,14 @@ class Record:
                 if size is not None:
                     found[path] = (size, modified)
         return found
+
+    def _write(self, states: Mapping[str, State]) -> io.FileIO:
+        with whole_file(self.path) as part, part.open("w", encoding="utf-8") as stream:
+            stream.write(json.dumps({KEY: self._facts}) + "\n")
+            for path, state in states.items():
+                stream.write(json.dumps([path, *state]) + "\n")
+        self._file = io.FileIO(self.path, "a")
+        return self._file
 
     def _first(self) -> dict[str, Any] | None:
         try:

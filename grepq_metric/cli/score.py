@@ -69,16 +69,16 @@ def score(
     format: Format = typer.Option(
         None,
         help="Default: by the ending of --output, else a table. json is one array, which a killed run leaves open; jsonl, one "
-        "object a line, is whole at any time. parquet, which needs pyarrow, is written at the end; until then rows are in "
-        "FILE.rows.jsonl.",
+        "object a line, is whole at any time. parquet needs pyarrow, and is written at the end: until then "
+        "rows are in FILE.rows.jsonl.",
     ),
     output: Path = typer.Option(
         None,
         "--output",
         "-o",
         metavar="FILE",
-        help="Write to this .csv, .json, .jsonl, .parquet or .txt file, a row at once, and beside it a record FILE.run.jsonl of "
-        "what was scored with what.",
+        help="Write to this .csv, .json, .jsonl, .parquet or .txt file, a row at once; FILE.run.jsonl beside it, which --resume "
+        "needs, records what was scored with what.",
     ),
     resume: bool = typer.Option(
         False,

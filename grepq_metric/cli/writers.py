@@ -176,8 +176,8 @@ WRITERS: dict[Format, type[TableWriter] | type[CsvWriter] | type[JsonlWriter]] =
 class Results:
     """Where rows go: a file or standard output. Each is there, whole, as soon as `row` returns.
 
-    The file is made with the first row. An existing one is never touched without `overwrite`. Rows of a Parquet file, which can't
-    be appended to, are kept in a `journal` until the end.
+    The file is made with the first row. An existing one is never touched without `overwrite`. Rows of a Parquet file, which
+    can't be appended to, are kept in its `rows_file` until the end.
 
     Args:
         output: the file; None: standard output.
@@ -234,8 +234,13 @@ class Results:
     def _convert(self) -> None:
         from grepq_metric.cli.parquet import write_parquet
 
-        assert self.output is not None and self._rows is not None
-        write_parquet(self.output, self.writer.columns, read_rows(self._rows, Format.jsonl, self.writer.columns))
+        if self.output is None or self._rows is None:
+            return
+        try:
+            write_parquet(self.output, self.writer.columns, read_rows(self._rows, Format.jsonl, self.writer.columns))
+        except OSError as error:
+            told = f"{error.strerror or error}; the rows are kept in {self._rows}, and --resume goes on with them"
+            raise OSError(error.errno or errno.EIO, told) from error
         self._rows.unlink()
 
     def _write(self, text: str) -> None:
@@ -268,7 +273,7 @@ class Results:
 
 
 def rows_file(output: Path, format: Format) -> Path:
-    """The file that rows are appended to: the output itself, or beside a Parquet file JSON lines, which a killed run leaves."""
+    """The file that rows are appended to: the output itself; of a Parquet file JSON lines beside it, until the run ends."""
     return output.with_name(f"{output.name}.rows.jsonl") if format is Format.parquet else output
 
 
@@ -410,7 +415,7 @@ def refuse_weights_folder(folder: Path, option: str, overwrite: bool) -> None:
 
 
 def is_regular(path: Path) -> bool:
-    """Whether it is a file: not a device such as /dev/null or a pipe, which hold nothing that could be lost; what does not exist counts."""
+    """Whether it is a file, or not there yet: no device such as /dev/null and no pipe, which hold nothing to be lost."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError:
