@@ -308,6 +308,7 @@ class Stillborn(Echo):
         os._exit(3)
 
 
+@pytest.mark.slow
 def test_a_death_is_the_error_of_one_item_and_the_rest_goes_on() -> None:
     items = ["slow", *range(6), "die", *range(6, 20), "die", 20]
     with pool.Processes(Echo(), 2) as processes:
@@ -320,6 +321,7 @@ def test_a_death_is_the_error_of_one_item_and_the_rest_goes_on() -> None:
             assert row[0] == item
 
 
+@pytest.mark.slow
 def test_processes_that_keep_dying_are_given_up() -> None:
     with (
         pool.Processes(Echo(), 1) as processes,
@@ -357,6 +359,7 @@ def test_items_are_drawn_as_they_are_needed_and_a_slow_one_holds_up_no_others(mo
         assert 8 <= drawn <= 2 * 8
 
 
+@pytest.mark.slow
 def test_processes_end_with_the_one_that_started_them(tmp_path: Path, photo_folder: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(

@@ -77,8 +77,8 @@ def score(
         "--output",
         "-o",
         metavar="FILE",
-        help="Write to this .csv, .json, .jsonl, .parquet or .txt file, a row at once; FILE.run.jsonl beside it, which --resume "
-        "needs, records what was scored with what.",
+        help="Write to this .csv, .json, .jsonl, .parquet or .txt file, a row at once; FILE.run.jsonl beside it, which "
+        "--resume needs, records what was scored with what.",
     ),
     resume: bool = typer.Option(
         False,
