@@ -84,7 +84,11 @@ class Processes:
 
     Raises:
         Exception: what `Worker.facts` raises in one of them.
-        GRepQError: they can't be started.
+        GRepQError: one ends before it is ready.
+        OSError: they can't be started.
+
+    Attributes:
+        facts: what `Worker.facts` says.
     """
 
     def __init__(self, worker: Worker, jobs: int) -> None:
@@ -95,7 +99,8 @@ class Processes:
         self.deaths = 0
         self._all: list[_Process] = []
         try:
-            self._all = [_Process(worker, self.threads) for _ in range(jobs)]
+            for _ in range(jobs):
+                self._all.append(_Process(worker, self.threads))
             while waiting := [process for process in self._all if process.facts is None]:
                 for process in self._ready(waiting, None):
                     if not self._hear(process, {}):
@@ -103,7 +108,7 @@ class Processes:
                             f"a process that was to score ended {process.end()} before it was ready: scripts that start some "
                             "need 'if __name__ == \"__main__\":', and each takes memory for a model of its own"
                         )
-            self._facts = self._all[0].facts or {}
+            self.facts = self._all[0].facts or {}
         except BaseException:
             self.close()
             raise
@@ -121,10 +126,6 @@ class Processes:
         for process in self._all:
             process.end()
         self._all = []
-
-    def facts(self) -> dict[str, Any]:
-        """What `Worker.facts` says."""
-        return self._facts
 
     def stream(self, items: Iterable[Any | None], lost: Callable[[str], Any]) -> Iterator[tuple[Any, Any]]:
         """Items with their rows, in order, see `Worker.stream`; `lost` makes rows of errors.
@@ -200,7 +201,7 @@ class Processes:
         if self.deaths >= DEATHS * self.jobs:
             raise GRepQError(f"processes that score keep dying, the last one {how}: try fewer, or one")
         self._all[self._all.index(process)] = _Process(self.worker, self.threads)
-        if len(process.hands) == 1:
+        if process.alone:
             ((number, item),) = process.hands
             done[number] = (item, lost(f"the process that scored it died {how}: perhaps for want of memory"))
             return []
