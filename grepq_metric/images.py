@@ -244,7 +244,7 @@ def read_ahead(
     def attempt(path: _Item) -> _T | Exception:
         try:
             return read(path)
-        except (OSError, ValueError, MemoryError) as error:
+        except Exception as error:
             return error
 
     size = size or file_pixels
@@ -282,10 +282,11 @@ def why_unreadable(suffix: str) -> str | None:
 
 def file_pixels(path: Any) -> int:
     """Pixels of a photo by its header; 0 if there is none, which is for the reading to say."""
-    path = Path(path)
-    if path.is_file():  # a pipe can be read only once
-        with suppress(Exception), path.open("rb") as stream, _open(stream) as image:
-            return image.size[0] * image.size[1]
+    with suppress(Exception):  # also a name that is too long, or in a folder that may not be read
+        path = Path(path)
+        if path.is_file():  # a pipe can be read only once
+            with path.open("rb") as stream, _open(stream) as image:
+                return image.size[0] * image.size[1]
     return 0
 
 

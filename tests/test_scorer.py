@@ -108,11 +108,34 @@ def test_one_bad_item_is_one_error(scorer: Scorer, paths: list[str], expected: l
     assert scored["score"][2] is not None
 
 
+def test_a_name_that_the_system_refuses_is_one_error(scorer: Scorer, paths: list[str]) -> None:
+    scored = scorer({"path": ["x" * 5000, "nul\0.png", paths[0]]})
+    assert "File name too long" in scored["error"][0]
+    assert scored["error"][1] is not None
+    assert scored["error"][2] is None
+
+
+def test_whatever_goes_wrong_in_reading_is_one_error(
+    scorer: Scorer, paths: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from grepq_metric.scoring import scorer as module
+
+    original = module.decode_image
+
+    def fails(data: bytes, name: str, max_pixels: int) -> Tensor:
+        if name == paths[0]:
+            raise RuntimeError("can't allocate memory")
+        return original(data, name, max_pixels)
+
+    monkeypatch.setattr(module, "decode_image", fails)
+    assert scorer({"path": paths[:2]})["error"] == ["can't allocate memory", None]
+
+
 def test_photos_of_one_size_may_go_through_the_network_together(scorer: Scorer, photos: dict[str, Tensor]) -> None:
     images = [photos["cat"][0, :, i : i + 110, :120] for i in range(5)] + [photos["coffee"][0, :, :100, :140]]
     images.insert(2, images[1] * 300)  # an error between them
     alone, sizes = scorer({"image": images}), []
-    together = Scorer("grepq-sem", device="cpu", batch_size=3)
+    together = Scorer("grepq-sem", device="cpu", batch_size=3, max_pixels=40_000)
     components = together.model.components
 
     def watched(x: Tensor) -> Any:
@@ -125,6 +148,10 @@ def test_photos_of_one_size_may_go_through_the_network_together(scorer: Scorer, 
     assert [error is None for error in got["error"]] == [i != 2 for i in range(7)]
     scored = [i for i in range(7) if i != 2]
     assert [got["score"][i] for i in scored] == pytest.approx([alone["score"][i] for i in scored], abs=1e-6)
+    sizes.clear()
+    together.max_pixels = 2 * 110 * 120  # of a batch as well
+    together({"image": images})
+    assert sizes == [2, 2, 1, 1]
 
 
 def test_where_a_batch_is_too_much_its_photos_are_scored_alone(photos: dict[str, Tensor]) -> None:
@@ -303,6 +330,21 @@ class Echo:
                 yield item, (item, os.getpid(), torch.get_num_threads())
 
 
+class KilledOnce(Echo):
+    """A worker that somebody kills at its first item, whatever that is; the file says that it was."""
+
+    def __init__(self, told: Path) -> None:
+        self.told = told
+
+    def stream(self, items: Any) -> Any:
+        for item in items:
+            if item is not None and not self.told.exists():
+                self.told.touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            if item is not None:
+                yield item, item
+
+
 class Stillborn(Echo):
     def facts(self) -> dict[str, Any]:
         os._exit(3)
@@ -319,6 +361,13 @@ def test_a_death_is_the_error_of_one_item_and_the_rest_goes_on() -> None:
             assert row == "the process that scored it died by SIGKILL: perhaps for want of memory"
         else:
             assert row[0] == item
+
+
+@pytest.mark.parametrize("items", [["one"], ["one", "two", "three"]])
+def test_what_a_process_that_is_killed_had_in_hand_is_scored_by_another(tmp_path: Path, items: list[str]) -> None:
+    with pool.Processes(KilledOnce(tmp_path / "told"), 1) as processes:
+        assert list(processes.stream(items, lambda error: error)) == [(item, item) for item in items]
+    assert (tmp_path / "told").exists()
 
 
 @pytest.mark.slow

@@ -68,7 +68,7 @@ class Progress:
         rate = self.done / seconds
         text = f"{self.done} of {self.total} photos" if self.total else f"{self.done} photos"
         text += f", {self.failed} failed" if self.failed else ""
-        text += f", {rate:.2g} photos/s"
+        text += f", {rate:.2g} photos/s" if rate < 10 else f", {rate:.0f} photos/s"
         if self.total:
             text += f", about {_duration((self.total - self.done) / rate)} left"
         return text

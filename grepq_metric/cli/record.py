@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from grepq_metric.cli.writers import Format, Row, is_regular, read_rows, rows_file
+from grepq_metric.cli.writers import Format, Row, as_text, is_regular, read_rows, rows_file
 from grepq_metric.errors import InputError
 from grepq_metric.files import disk_error, whole_file
 
@@ -98,12 +98,12 @@ class Record:
     def states(self) -> dict[str, State]:
         """Photos that are recorded, and their files' states when they were scored; torn lines are left out."""
         found: dict[str, State] = {}
-        with self.path.open(encoding="utf-8") as stream:
+        with self.path.open(encoding="utf-8", errors="replace") as stream:
             next(stream, None)
             for line in stream:
                 try:
                     path, size, modified = json.loads(line)
-                except ValueError:  # a killed run's last line, or what follows on it
+                except (ValueError, TypeError):  # a killed run's last line, or what follows on it
                     continue
                 found.pop(path, None)
                 if size is not None:
@@ -137,6 +137,9 @@ class Previous:
 
     Raises:
         InputError: what it was scored with is not recorded, or the output is damaged.
+
+    Attributes:
+        done: paths of photos that have a score of the file as it is now.
     """
 
     def __init__(self, output: Path, format: Format) -> None:
@@ -147,7 +150,8 @@ class Previous:
         self.source, self.stored = (journal, Format.jsonl) if journal.exists() and journal != output else (output, format)
         self.columns: list[str] = self._facts["columns"]
         self.states = self.record.states()
-        self.done = {str(row["path"]) for row in self._rows() if row["error"] is None and self._unchanged(str(row["path"]))}
+        self._escaped = {text: path for path in self.states if (text := as_text(path)) != path}
+        self.done = {path for row in self._rows() if row["error"] is None and self._unchanged(path := self._path(row))}
 
     @classmethod
     def find(cls, output: Path, format: Format) -> Previous | None:
@@ -171,10 +175,15 @@ class Previous:
     def kept(self, todo: Iterable[str]) -> Iterator[Row]:
         """Its rows, but for those of photos that are scored now."""
         again = set(todo)
-        return (row for row in self._rows() if row["path"] not in again)
+        return (row for row in self._rows() if self._path(row) not in again)
 
     def _rows(self) -> Iterator[Row]:
         return read_rows(self.source, self.stored, self.columns)
+
+    def _path(self, row: Row) -> str:
+        """Of a row's photo, as it is on the disk."""
+        path = str(row["path"])
+        return self._escaped.get(path, path)
 
     def _unchanged(self, path: str) -> bool:
         """Whether a photo's file is as it was; one that is gone can't be scored again."""

@@ -119,7 +119,7 @@ def score(
     _check(output, output_format, head, interval, max_pixels, overwrite, resume)
     photos = PhotoArguments(paths, recursive, null)
     listed = photos.all() if overwrite or resume or not photos.streamed else None
-    previous = _previous(output, output_format) if resume else None
+    previous = Previous.find(output, output_format) if resume and output is not None else None
     maps = _protect(listed or (), output, output_format, map, overwrite, resume, head, weights)
     todo = listed if listed is None or previous is None else [path for path in listed if path not in previous.done]
     if listed is not None:
@@ -187,11 +187,6 @@ def _check(
         raise InputError(f"--interval must be between 0 and 1, got {interval:g}")
     if not (0 < max_pixels < math.inf):
         raise InputError(f"--max-pixels must be a positive number of megapixels, got {max_pixels:g}")
-
-
-def _previous(output: Path | None, format: Format) -> Previous | None:
-    """The run that left the output; None: there is none, and it is begun."""
-    return None if output is None else Previous.find(output, format)
 
 
 def _protect(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ LEAST_FOR_PROCESSES = 200
 640 x 512 pixels a second in one process of two threads, and 10.4 in two processes of one."""
 _BYTES_OF_A_PROCESS, _BYTES_OF_A_PIXEL = 700_000_000, 400
 _SAMPLE = 50
+_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of containers
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,16 @@ def worth_starting(photos: Sequence[str] | None, device: str | None) -> int:
     if (device is None and torch.cuda.is_available()) or device not in (None, "cpu"):
         return 1
     largest = max(file_pixels(path) for path in photos[:_SAMPLE])
+    return max(1, min(torch.get_num_threads(), _memory() // 2 // (_BYTES_OF_A_PROCESS + _BYTES_OF_A_PIXEL * largest)))
+
+
+def _memory() -> int:
+    """Bytes of this machine, or of the container that has less; 0 where it is not known."""
     try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # not on Windows
-        return 1
-    return max(1, min(torch.get_num_threads(), memory // 2 // (_BYTES_OF_A_PROCESS + _BYTES_OF_A_PIXEL * largest)))
+        found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    except (AttributeError, OSError, ValueError):  # on Windows
+        return 0
+    for limit in _LIMITS:
+        with suppress(OSError, ValueError):  # not there, or "max"
+            found.append(int(Path(limit).read_text()))
+    return min(found)

@@ -24,6 +24,8 @@ Value: TypeAlias = str | int | float | None
 Row: TypeAlias = Mapping[str, Value]
 SCORES = ("score", "low", "semantic", "high", "mos", "mos_low", "mos_high")
 """Columns of real numbers, which are written with six significant digits: a photo's score is known no better."""
+SIZES = ("width", "height")
+"""Columns of whole numbers."""
 
 
 class Format(str, Enum):
@@ -70,12 +72,17 @@ def one_line(text: object) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
 
 
+def as_text(name: str) -> str:
+    """A file name as Parquet, which holds valid text alone, has it: other bytes are escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 class TableWriter:
     """Columns for people; the path comes behind the numbers, since it has no fixed width, and remarks behind the path."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = columns
-        self.numbers = [name for name in columns if name in SCORES or name in ("width", "height")]
+        self.numbers = [name for name in columns if name in SCORES or name in SIZES]
 
     def start(self) -> str:
         """What comes before the first row."""
@@ -116,8 +123,8 @@ class CsvWriter:
 
     def _line(self, values: Sequence[Value]) -> str:
         text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerow(values)
-        return text.getvalue()
+        csv.writer(text).writerow(values)  # with its own end of lines, by which it quotes either of these in a name
+        return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 class JsonlWriter:
@@ -286,7 +293,7 @@ def read_rows(path: Path, format: Format, columns: Sequence[str]) -> Iterator[Ro
     if format is Format.parquet:
         from grepq_metric.cli.parquet import read_parquet
 
-        yield from read_parquet(path)
+        yield from read_parquet(path, columns)
         return
     # Only a line feed ends a line: file names hold other breaks.
     with path.open(encoding="utf-8", errors="surrogateescape", newline="\n") as stream:
@@ -340,7 +347,7 @@ def _read_json(lines: Iterator[str], path: Path, columns: Sequence[str]) -> Iter
 def _parsed(name: str, text: str) -> Value:
     if not text:
         return None
-    return float(text) if name in SCORES else int(text) if name in ("width", "height") else text
+    return float(text) if name in SCORES else int(text) if name in SIZES else text
 
 
 def _encoded(text: str) -> bytes:

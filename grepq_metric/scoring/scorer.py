@@ -40,6 +40,8 @@ CONTENT = ("image", "bytes", "path")
 BATCH_ON_CUDA = 8
 """Photos of one size at once on a GPU. On a CPU it is one: eight at once took 2.4 times as long for each with `grepq-sem`
 (640 x 512 pixels, one thread: 190 ms alone, 480 ms in a batch, whose maps no longer fit the caches)."""
+PIXELS_ON_CUDA = 8_000_000
+"""Of a batch on a GPU, together; a photo with more goes alone."""
 _AHEAD = 3
 _FLAT = 2 / 255
 
@@ -229,6 +231,7 @@ class Scorer:
         loaded, idle = self._load(), False
         on_cuda = loaded.model.device.type == "cuda"
         most = self.batch_size or (BATCH_ON_CUDA if on_cuda else 1)
+        pixels = self.max_pixels if self.batch_size else PIXELS_ON_CUDA
 
         def watched() -> Iterator[Item | None]:
             nonlocal idle
@@ -246,7 +249,8 @@ class Scorer:
                 yield item, self.failed(_message(found), loaded.weights_id)
                 continue
             together.append((item, found))
-            if len(together) == most or idle:
+            full = len(together) == most or (len(together) + 1) * found.image[0].numel() > pixels
+            if full or idle:
                 yield from self._scored(together)
                 together = []
         yield from self._scored(together)
@@ -435,7 +439,7 @@ class Engine:
             raise InputError(f"jobs must be 1 or more, got {jobs}")
         self.scorer = scorer
         self._processes = None if jobs == 1 else Processes(scorer, jobs)
-        self.facts = scorer.facts() if self._processes is None else self._processes.facts()
+        self.facts = scorer.facts() if self._processes is None else self._processes.facts
 
     def __enter__(self) -> Engine:
         return self
