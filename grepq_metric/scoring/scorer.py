@@ -39,7 +39,8 @@ CONTENT = ("image", "bytes", "path")
 """Columns of a batch that photos may come in; where there are several, the first of these counts."""
 BATCH_ON_CUDA = 8
 """Photos of one size at once on a GPU. On a CPU it is one: eight at once took 2.4 times as long for each with `grepq-sem`
-(640 x 512 pixels, one thread: 190 ms alone, 480 ms in a batch, whose maps no longer fit the caches)."""
+(640 x 512 pixels, one thread: 190 ms alone, 480 ms in a batch, whose maps no longer fit the caches; with the network
+before it was folded)."""
 PIXELS_ON_CUDA = 8_000_000
 """Of a batch on a GPU, together; a photo with more goes alone."""
 _AHEAD = 3
