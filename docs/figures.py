@@ -209,6 +209,12 @@ def semantic_head() -> str:
 
 
 @figure(FROM_FILES)
+def speed() -> str:
+    tables, _, _ = (RESULTS / "speed" / "speed.md").read_text(encoding="utf-8").rpartition("\n\n")  # and a footer
+    return f"{tables}\n\n{measured('speed')}"
+
+
+@figure(FROM_FILES)
 def few_labels() -> str:
     rows = rows_of("few_labels", "accuracy")
     budgets, heads = (list(dict.fromkeys(row[key] for row in rows)) for key in ("labels", "head"))

@@ -578,13 +578,26 @@ def test_processes_are_started_where_they_pay(tmp_path, monkeypatch):
 
 
 def test_scoring_loads_no_package_that_it_does_not_need(folder):
-    heavy = ("pyiqa", "open_clip", "sklearn", "pyarrow", "pandas", "scipy", "matplotlib")
+    heavy = ["pyiqa", "open_clip", "sklearn", "pyarrow", "pandas", "scipy", "matplotlib"]
+    heavy += ["timm", "torchvision", "torch._dynamo", "sympy"]  # half a second or more each
     code = (
         "import sys; from grepq_metric.cli import main; sys.argv = ['grepq', 'score', 'stereo.png', '-o', 'a.csv']\n"
         f"try: main()\nexcept SystemExit as end: print(end.code, *(set({heavy!r}) & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert result.stdout.split() in (["0"], ["None"]), result.stdout + result.stderr
+
+
+def test_modes_are_named_and_not_mixed(folder, tmp_path):
+    out = tmp_path / "scores.csv"
+    result = grepq("score", "stereo.png", "--precision", "bf16", "--resolution", 96, "-o", out, cwd=folder)
+    assert "+bf16+96px on " in result.stderr
+    again = grepq("score", "stereo.png", "-o", out, "--resume", status=2, cwd=folder)
+    assert "weights_id" in again.stderr
+    for wrong in (("--precision", "fp16"), ("--resolution", "5")):
+        result = grepq("score", "stereo.png", *wrong, status=2, cwd=folder)
+        assert wrong[0][2:] in result.stderr
+        assert len(result.stderr.splitlines()) == 1
 
 
 # Progress

@@ -134,19 +134,6 @@ def test_importing_the_package_loads_nothing_heavy() -> None:
     assert python(code).split() == []
 
 
-def test_a_score_without_a_head_waits_for_nothing_that_it_does_not_need(photo_folder: Path) -> None:
-    slow = ("timm", "torchvision", "torch._dynamo", "sympy", "pyiqa", "open_clip")
-    code = f"""
-import sys
-from grepq_metric.cli import app
-try:
-    app(["score", sys.argv[1]])
-finally:
-    print("LOADED", *{set(slow)!r} & set(sys.modules))
-"""
-    assert python(code, photo_folder).rpartition("LOADED")[2].split() == []
-
-
 WITHOUT_PYIQA = """
 import importlib, sys
 

@@ -11,8 +11,9 @@ import pytest
 import scipy.stats
 import torch
 
+from benchmarks.harness import untrained
 from benchmarks.harness.agreement import RESAMPLES
-from benchmarks.studies import few_labels, learning_curves, loss_cost, restoration, synthetic, training_gain
+from benchmarks.studies import few_labels, learning_curves, loss_cost, restoration, speed, synthetic, training_gain
 from benchmarks.studies.reporting import Row
 from grepq_metric import GRepQLoss, RidgeHead
 
@@ -156,6 +157,52 @@ def test_a_step_of_the_cheapest_loss_is_timed_and_its_memory_measured(monkeypatc
     found = loss_cost.step("L1", 2)
     assert 0 < found["seconds"] < 10
     assert found["memory_mib"] >= 0
+
+
+def test_metrics_are_timed_in_turn_and_what_fails_says_why(monkeypatch, tmp_path):
+    size = (96, 128)
+    monkeypatch.setattr(speed, "REPEATS", {(size, 1): 2})
+    monkeypatch.setattr(speed, "SIZES", (size, size, size))
+    build = speed.build
+
+    def without_musiq(name, device):
+        return (lambda x: x.no_such_method()) if name == "musiq" else build(name, device)
+
+    monkeypatch.setattr(speed, "build", without_musiq)
+    rows = speed.together(size, 1, ["grepq-sem", "grepq-sem, bf16", "piqe", "musiq"], "cpu")
+    assert [row["metric"] for row in rows if "seconds" in row] == ["grepq-sem", "grepq-sem, bf16", "piqe"]
+    assert all(0 < row["seconds"] < 10 for row in rows[:3])
+    assert "no_such_method" in rows[3]["reason"]
+    alone = speed.alone(size, "grepq-sem", "cpu")
+    assert alone["memory_mib"] >= 0
+    assert speed.flops("grepq-sem", (192, 256)) == pytest.approx(4 * speed.flops("grepq-sem", size), rel=0.01)
+    tables = [{"table": "time", **row} for row in rows]
+    tables += [{"table": "memory", "metric": "grepq-sem", "height": 96, "width": 128, **alone}]
+    tables += [{"table": "start", "part": "whole", "seconds": 2.5}]
+    monkeypatch.setattr(speed, "multiplying", lambda device: 1e12)
+    tables += speed.efficiency(rows, "cpu")
+    report = speed.measured("speed", "grepq-sem-x", {"name": "coffee", "images": 1}, tables)
+    text = "\n".join(speed.markdown(report))
+    assert "| `grepq-sem`, bf16 |" in text
+    assert "no_such_method" in text
+    speed.picture(tmp_path / "speed.png", report)
+    assert (tmp_path / "speed.png").stat().st_size > 1000
+
+
+def test_a_metric_in_a_process_of_its_own_is_ended_at_its_limits(monkeypatch):
+    monkeypatch.setattr(speed, "LIMIT_S", 0.5)
+    assert speed._child("--alone", 96, 128, "--metrics", "grepq-sem") == "more than 0.5 s"
+    monkeypatch.setattr(speed, "LIMIT_S", 60)
+    assert "expected 2 arguments" in speed._child("--alone", 96)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", untrained.PEERS)
+def test_peers_of_random_weights_can_be_built(name):
+    if name == "clipiqa":
+        pytest.importorskip("pkg_resources", reason="no pkg_resources, which CLIP's package asks for: setuptools is too new")
+    with torch.inference_mode():
+        assert untrained.PEERS[name]()(torch.rand(1, 3, 224, 224)).numel() == 1
 
 
 def test_learning_curves_are_the_means_of_the_log_and_draw_again_from_what_is_kept(tmp_path, capsys):

@@ -22,6 +22,7 @@ STUDIES = (
     "loss_cost",
     "restoration",
     "semantic_head",
+    "speed",
     "synthetic",
     "tiny_clip",
     "training_gain",

@@ -50,7 +50,7 @@ class Folding:
 
 def in_graph() -> bool:
     """Whether PyTorch is compiling, tracing or exporting."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing() or torch.onnx.is_in_onnx_export()
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def folded(network: Network, dtype: torch.dtype) -> Network:

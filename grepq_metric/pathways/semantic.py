@@ -5,9 +5,10 @@ Not in the paper. It stands in where the high-level pathway can't be had: no CLI
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import ClassVar
 
 import torch
@@ -24,8 +25,12 @@ WINDOW = 3
 """Cells along the side of the neighbourhood that a cell of a map is judged by."""
 MEAN, STD = 0.5, 0.5
 """Of the values that the backbone was taught on."""
-STRIP = 2**20
-"""Pixels that are computed at once: the first maps of a whole large photo would take 350 bytes a pixel."""
+TILES = (384, 192, 96)
+"""Sides of what is computed at once on a CPU: pixels, cells of stride 4, and of stride 8; elsewhere eight times that.
+
+The first maps of a whole large photo would take 350 bytes a pixel. Smaller tiles compute more twice; in larger ones maps are
+above 32 MB, which the C library takes from the system and gives back each time: batches took twice the time.
+"""
 SMALLEST_VARIANCE = 1e-10
 """Where a map is constant, its deviation has no gradient without it."""
 
@@ -94,12 +99,13 @@ class SemanticPathway(Pathway):
     def maps(self, x: Tensor) -> list[Tensor]:
         """Maps at the end of each stage: ``(N, 3, H, W)`` in [0, 1] -> ``(N, c, h, w)`` each."""
         network, dtype = self._fast(self.backbone, x)
-        if network is self.backbone or len(x) * x.shape[-2] * x.shape[-1] <= 2 * STRIP:
+        first, second, third = TILES if x.device.type == "cpu" else (side * 8 for side in TILES)
+        if network is self.backbone or (len(x) if x.device.type == "cpu" else 1) * x.shape[-2] * x.shape[-1] <= first**2:
             return network(_normalised(x, dtype))
-        maps = in_strips(x, lambda part: network.walk(_normalised(part, dtype), 0, 2), (2, 4), network.reach(0, 2), STRIP)
-        for group, stride in ((2, 4), (3, 8)):  # after these, a whole photo takes less than its strips before
+        maps = in_tiles(x, lambda part: network.walk(_normalised(part, dtype), 0, 2), (2, 4), network.reach(0, 2), first)
+        for group, side in ((2, second), (3, third)):  # after these, whole maps take less than tiles before
             walk = partial(network.walk, first=group, end=group + 1)
-            maps += in_strips(maps[-1], walk, (2,), network.reach(group, group + 1), STRIP // stride**2)
+            maps += in_tiles(maps[-1], walk, (2,), network.reach(group, group + 1), side)
         return network.stages(maps + network.walk(maps[-1], 4, len(network.blocks)))
 
     def quality(self, features: Tensor) -> Tensor:
@@ -136,41 +142,68 @@ class SemanticPathway(Pathway):
             raise InputError("the model has no weights: load some with GRepQ.from_pretrained")
 
 
-def in_strips(
-    x: Tensor, network: Callable[[Tensor], list[Tensor]], strides: Sequence[int], reach: int, pixels: int
+def in_tiles(
+    x: Tensor, network: Callable[[Tensor], list[Tensor]], strides: Sequence[int], reach: int, side: int
 ) -> list[Tensor]:
-    """What a convolutional network makes of images, computed for one strip of rows after the other.
+    """What a convolutional network makes of images, computed for one tile of an image after the other.
 
     Args:
         x: ``(N, C, H, W)``.
         network: to maps ``(N, c, ceil(H / stride), ceil(W / stride))``, with TensorFlow's padding, which depends on whether
-            sides are odd: the strips have heights that are as odd as that of the image at each stride.
-        strides: of the maps.
-        reach: rows above and below that an output sees.
-        pixels: of the rows of a strip without what is computed twice, about.
+            sides are odd: the tiles have sides that are as odd as those of the image at each stride.
+        strides: of the maps, each a multiple of the one before.
+        reach: rows and columns on each side that an output sees.
+        side: of a tile without what is computed twice.
 
     Returns:
         The maps, equal to those of whole images.
     """
-    height, width = x.shape[-2:]
-    unit = strides[-1]
-    step = max(pixels // (width * len(x) * unit), 1) * unit
-    margin = -(-reach // unit) * unit
+    count, _, height, width = x.shape
     maps: list[Tensor] = []
-    for start in range(0, height, step):
-        end = min(start + step, height)
-        top, bottom = max(start - margin, 0), min(end + margin, height)
-        bottom += (height - bottom) % unit
-        parts = network(x[..., top:bottom, :])
-        if not maps:  # filled strip by strip: joining strips at the end would need the memory of all twice
+    spans = list(product(_spans(height, side, reach, strides[-1]), _spans(width, side, reach, strides[-1])))
+    for i, (rows, columns) in product(range(count), spans):
+        parts = network(x[i : i + 1, :, rows.seen, columns.seen])
+        if not maps:  # filled tile by tile: joining tiles at the end would need the memory of all twice
+            sizes = ((count, part.shape[1], -(-height // s), -(-width // s)) for part, s in zip(parts, strides, strict=True))
             maps = [
-                part.new_empty(*part.shape[:2], -(-height // stride), part.shape[3]).to(memory_format=torch.channels_last)
-                for part, stride in zip(parts, strides, strict=True)
+                torch.empty(size, dtype=part.dtype, device=part.device, memory_format=torch.channels_last)
+                for part, size in zip(parts, sizes, strict=True)
             ]
         for whole, part, stride in zip(maps, parts, strides, strict=True):
-            rows = slice(start // stride, -(-end // stride))
-            whole[..., rows, :] = part[..., rows.start - top // stride : rows.stop - top // stride, :]
+            whole[i, :, rows.at(stride), columns.at(stride)] = part[0, :, rows.inside(stride), columns.inside(stride)]
     return maps
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Rows (or columns) of a tile, `start` to `end`, and those that it sees, `top` to `bottom`."""
+
+    start: int
+    end: int
+    top: int
+    bottom: int
+
+    @property
+    def seen(self) -> slice:
+        return slice(self.top, self.bottom)
+
+    def at(self, stride: int) -> slice:
+        """Of its output in a map."""
+        return slice(self.start // stride, -(-self.end // stride))
+
+    def inside(self, stride: int) -> slice:
+        """Of its output in what the network makes of what it sees."""
+        at, before = self.at(stride), self.top // stride
+        return slice(at.start - before, at.stop - before)
+
+
+def _spans(length: int, side: int, reach: int, unit: int) -> Iterator[_Span]:
+    """Spans of about `side` that cover a length; what they see begins and ends at multiples of `unit` from either end."""
+    step, margin = max(side // unit, 1) * unit, -(-reach // unit) * unit
+    for start in range(0, length, step):
+        end = min(start + step, length)
+        bottom = min(end + margin, length)
+        yield _Span(start, end, max(start - margin, 0), bottom + (length - bottom) % unit)
 
 
 def moments(maps: list[Tensor]) -> Tensor:
