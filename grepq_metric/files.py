@@ -24,7 +24,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     Raises:
         OSError: it can't be written; the message names it.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from grepq_metric.files import whole_file

@@ -138,7 +138,7 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
         PixelLimitError: it has more than `max_pixels`; an `InputError`.
         InputError: the file is not an image, is damaged or is in a format that is not read; the message names it.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from PIL import Image

@@ -49,7 +49,7 @@ class GRepQLoss(nn.Module):
         UserWarning: values look like another scale, such as [-1, 1], in the first call or in every thousandth. The loss means
             little then. A network that overshoots [0, 1] a little is no reason for one.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from grepq_metric import GRepQLoss
         >>> perceptual = GRepQLoss(loss_weight=0.03)

@@ -85,7 +85,7 @@ class GRepQ(
     Raises:
         InputError: an argument is out of its range.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from grepq_metric import GRepQ
         >>> model = GRepQ.from_pretrained("grepq-sem")

@@ -60,7 +60,7 @@ def held_out(head: RegressorMixin, x: ArrayLike, y: ArrayLike, sample_weight: Ar
     Raises:
         ValueError: there are fewer than 10 labels, or lengths differ.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from grepq_metric.heads.evaluation import held_out
         >>> from grepq_metric.heads.ridge import RidgeHead

@@ -63,7 +63,7 @@ def read_labels(
         ValueError: the file has no such column, a row with fewer or more fields than the header, a value that is no number
             below 1e100, one photo twice (also under two spellings) or no rated row; the message shows the line.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from grepq_metric.heads.labels import read_labels

@@ -98,7 +98,7 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
         weights_id_: of the model; None without.
         fitted_: day, ISO 8601.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from grepq_metric import GRepQRegressor
         >>> features, mos = np.random.default_rng(0).normal(size=(20, 8)), np.linspace(1, 5, 20)

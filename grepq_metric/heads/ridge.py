@@ -59,7 +59,7 @@ class RidgeHead(RegressorMixin, BaseEstimator):
         n_features_in_: C.
         feature_names_in_: ``(C,)`` names of the features, where `fit` was given a data frame.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> from grepq_metric.heads.ridge import RidgeHead
         >>> features, mos = np.random.default_rng(0).normal(size=(20, 8)), np.linspace(1, 5, 20)

@@ -23,7 +23,7 @@ def suggest(x: ArrayLike, count: int) -> list[int]:
     Raises:
         ValueError: `x` is no matrix of finite features, or has fewer rows than `count`.
 
-    Example:
+    Examples:
         >>> from grepq_metric.heads.selection import suggest
         >>> sorted(suggest([[0.0], [0.1], [0.2], [8.0], [8.1], [8.2]], count=2))
         [1, 4]

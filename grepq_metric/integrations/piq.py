@@ -30,7 +30,7 @@ def grepq(x: Tensor, data_range: float = 1.0, reduction: str = "mean", weights: 
     Raises:
         InputError: `reduction` is unknown, `data_range` is no positive number, or as `GRepQ.forward`, of ``x / data_range``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from grepq_metric import grepq
         >>> grepq(torch.full((2, 3, 96, 128), 127), data_range=255, reduction="none").shape

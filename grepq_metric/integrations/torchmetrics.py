@@ -33,7 +33,7 @@ class GRepQMetric(Metric):
     Raises:
         InputError: `reduction` is unknown or `data_range` is not positive; and as `GRepQ.from_pretrained`.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from grepq_metric.integrations.torchmetrics import GRepQMetric
         >>> metric = GRepQMetric()

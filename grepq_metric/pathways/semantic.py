@@ -99,8 +99,10 @@ class SemanticPathway(Pathway):
     def maps(self, x: Tensor) -> list[Tensor]:
         """Maps at the end of each stage: ``(N, 3, H, W)`` in [0, 1] -> ``(N, c, h, w)`` each."""
         network, dtype = self._fast(self.backbone, x)
-        first, second, third = TILES if x.device.type == "cpu" else (side * 8 for side in TILES)
-        if network is self.backbone or (len(x) if x.device.type == "cpu" else 1) * x.shape[-2] * x.shape[-1] <= first**2:
+        on_cpu = x.device.type == "cpu"
+        first, second, third = (side if on_cpu else 8 * side for side in TILES)
+        pixels = x.shape[-2] * x.shape[-1] * (len(x) if on_cpu else 1)  # elsewhere a batch is quicker than its images
+        if network is self.backbone or pixels <= first**2:
             return network(_normalised(x, dtype))
         maps = in_tiles(x, lambda part: network.walk(_normalised(part, dtype), 0, 2), (2, 4), network.reach(0, 2), first)
         for group, side in ((2, second), (3, third)):  # after these, whole maps take less than tiles before

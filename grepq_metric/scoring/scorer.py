@@ -105,7 +105,7 @@ class Scorer:
         InputError: an option is unknown or out of its range.
         FileNotFoundError: there is no such head.
 
-    Example:
+    Examples:
         >>> import pickle, tempfile
         >>> from pathlib import Path
         >>> from PIL import Image
@@ -194,8 +194,9 @@ class Scorer:
         Returns:
             The columns of `batch` but ``image`` and ``bytes``, and these, a value for each photo:
 
-            - ``score``: higher is better, and its parts ``low``, ``semantic`` and ``high``, None where the weights lack the
-              pathway; with a head instead ``mos``, and with an interval ``mos_low`` and ``mos_high``;
+            - ``score``: higher is better;
+            - ``low``, ``semantic``, ``high``: its parts, None where the weights lack the pathway;
+            - ``mos`` in place of these with a head, and with an interval ``mos_low`` and ``mos_high``;
             - ``width``, ``height``: in pixels, upright;
             - ``warning``: why the score may mean little, or None;
             - ``error``: why there is no score, or None: what is wrong with one photo is no matter of the others;
@@ -404,7 +405,7 @@ def score_files(
         InputError: an option is unknown or out of its range.
         WeightsError: the weights can't be had, at the first row.
 
-    Example:
+    Examples:
         >>> import tempfile
         >>> from pathlib import Path
         >>> from PIL import Image

@@ -166,7 +166,7 @@ def make_recipe(base: str | Recipe = "paper", changes: Mapping[str, object] | No
     Raises:
         InputError: there is no such recipe or field, or a value is of another type or out of range.
 
-    Example:
+    Examples:
         >>> from grepq_metric.training.recipe import make_recipe
         >>> make_recipe("paper", {"grid": 4, "types": ["jpeg", "haze"], "types_per_content": 2}).versions
         5

@@ -44,7 +44,7 @@ def pairwise_fsim(versions: Tensor, chromatic: bool = False) -> Tensor:
     Returns:
         ``(D, D)`` symmetric similarities, 1 on the diagonal.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from grepq_metric.training.similarity import pairwise_fsim
         >>> photo = torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(0))
