@@ -198,8 +198,9 @@ def test_a_map_shows_where_a_photo_is_blurred(photos, name):
             drawn = draw(model, photo)[:-LEGEND].astype(float)
         tints.append(abs(drawn - (photo[0].flip(0).permute(1, 2, 0) * 255).numpy()).mean(2))
     rise = tints[1] - tints[0]
-    assert rise[:, 160:].mean() > 20
-    assert abs(rise[:, :48]).mean() < (1 if name == "grepq-ll" else 5)  # the semantic network sees farther than a patch
+    near, far = rise[:, 160:].mean(), abs(rise[:, :48]).mean()
+    assert near > 20
+    assert far < (1 if name == "grepq-ll" else near / 2)  # the semantic network sees farther than a patch
 
 
 def test_weights_decide_the_pathways_alone_and_the_metric_chooses(model, photo_folder, tmp_path):

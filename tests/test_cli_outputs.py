@@ -363,7 +363,7 @@ def test_only_a_run_of_the_same_weights_and_options_is_resumed(folder):
     grepq("score", "stereo.png", "-o", "scores.csv", "--metric", "grepq-ll", cwd=folder)
     before = (folder / "scores.csv").read_bytes()
     for arguments, message in (
-        ([], "its weights_id was grepq-ll-8690ed2c, and now is grepq-sem-5fe4876b"),
+        ([], "its weights_id was grepq-ll-8690ed2c, and now is grepq-sem-"),
         (["--metric", "grepq-ll", "--map", "maps"], "its columns was path,score,low,semantic,high,width,height,warning,error"),
         (["--head", "biq2021"], "its weights_id was grepq-ll-8690ed2c, and now is grepq-lite"),
     ):
