@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from grepq_metric.errors import InputError
 from grepq_metric.pathways.base import Pathway, check_number, wide
 from grepq_metric.pathways.efficientnet import SCALES, EfficientNetLite
-from grepq_metric.pathways.folding import Folding
+from grepq_metric.pathways.folding import Folding, in_graph
 
 ARCHITECTURE = "tf_efficientnet_lite2"
 WINDOW = 3
@@ -218,7 +218,9 @@ def moments(maps: list[Tensor]) -> Tensor:
 
 
 def _normalised(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return ((x - MEAN) / STD).to(dtype, memory_format=torch.channels_last)
+    # A graph for any size can't prove how such maps lie in memory.
+    layout = torch.preserve_format if in_graph() else torch.channels_last
+    return ((x - MEAN) / STD).to(dtype, memory_format=layout)
 
 
 def _windows(cells: Tensor) -> Tensor:
