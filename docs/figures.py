@@ -209,6 +209,56 @@ def semantic_head() -> str:
 
 
 @figure(FROM_FILES)
+def fusion() -> str:
+    return _compared("fusion", "metric", rows_of("fusion", "metrics"))
+
+
+@figure(FROM_FILES)
+def modes() -> str:
+    cells = (
+        [
+            *(f"`{row['metric']}`", str(row["mode"]), f"{row['srcc_exact']:.4f}"),
+            f"{row['srcc']:.3f} ({row['srcc_low']:.3f} to {row['srcc_high']:.3f})",
+            f"{row['times_faster']:.2f}",
+        ]
+        for row in rows_of("modes")
+    )
+    header = ["metric", "mode", "SRCC with exact", "SRCC with people (95 % interval)", "times faster"]
+    return f"{table(header, cells)}\n\n{measured('modes')}"
+
+
+@figure(FROM_FILES)
+def throughput() -> str:
+    tables, _, _ = (RESULTS / "throughput" / "throughput.md").read_text(encoding="utf-8").rpartition("\n\n")  # and a footer
+    return f"{tables}\n\n{measured('throughput')}"
+
+
+@figure(FROM_FILES)
+def cluster() -> str:
+    """How many machines like the measured one score 100 million photos within a day."""
+    (read,) = rows_of("throughput", "reading")
+    rates = {row["jobs"]: float(row["rate"]) for row in rows_of("throughput", "jobs") if row["machine"] == "idle"}
+    cores, photos, day = max(rates), 100e6, 86400
+    core = rates[cores] / int(cores)
+    times = {
+        row["metric"]: float(row["seconds"]) for row in rows_of("speed", "time") if row["height"] == 384 and row["batch"] == 1
+    }
+    cells = []
+    for metric in ("grepq-sem", "grepq-sem, bf16", "grepq-lite, dense", "grepq-lite", "grepq"):
+        rate = core * times["grepq-sem"] / times[metric]
+        hours = photos / rate / 3600
+        shown, comma, mode = metric.partition(", ")
+        cells.append([f"`{shown}`{comma}{mode}", f"{rate:.1f}", f"{hours:,.0f}", f"{photos / rate / day:,.0f}"])
+    lines = table(["metric", "photos a second and core", "core-hours of 100 million", "cores for one day"], cells)
+    size, decode = float(read["bytes"]), float(read["seconds"])
+    return (
+        f"{lines}\n\n"
+        f"Reading: {photos * size / 1e12:.1f} TB in all, {photos * size / day / 1e9 * 8:.1f} Gbit/s within one day. Decoding, "
+        f"which the rates\ncontain: {photos * decode / 3600:,.0f} core-hours."
+    )
+
+
+@figure(FROM_FILES)
 def speed() -> str:
     tables, _, _ = (RESULTS / "speed" / "speed.md").read_text(encoding="utf-8").rpartition("\n\n")  # and a footer
     return f"{tables}\n\n{measured('speed')}"

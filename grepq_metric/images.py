@@ -212,8 +212,15 @@ def image_header(data: bytes, name: str | Path) -> ImageHeader:
         return ImageHeader(*image.size, kind, kind in _ANIMATED and getattr(image, "is_animated", False))
 
 
+def is_url(path: object) -> bool:
+    """Whether a path is one of another storage, such as ``s3://bucket/photo.jpg``."""
+    return isinstance(path, str) and "://" in path
+
+
 def read_bytes(path: str | Path) -> bytes:
-    """The bytes of an image file. Errors as in `read_image`."""
+    """The bytes of an image file, also of one behind a URL that fsspec knows. Errors as in `read_image`."""
+    if is_url(path):
+        return _fetched(str(path))
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"no such file: {path}")
@@ -223,6 +230,19 @@ def read_bytes(path: str | Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _fetched(url: str) -> bytes:
+    # Here, since most runs need none of it.
+    import fsspec
+
+    try:
+        with fsspec.open(url, "rb") as stream:
+            return stream.read()
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"no such file: {url}") from error
+    except Exception as error:  # each storage has its own: credentials, networks, a package that is missing
+        raise InputError(f"cannot read {url}: {error}") from error
 
 
 def read_ahead(

@@ -38,12 +38,12 @@ PATHWAYS = ("low", "semantic", "high")
 """Names of the pathways, in the order in which they are joined."""
 OPTIONS = (
     *("pathways", "patch_size", "patch_stride", "ridge", "distance_scale", "logit_scale", "chunk_size"),
-    *("precision", "resolution"),
+    *("precision", "speed", "resolution"),
 )
 """What may be changed when weights are loaded; all but `chunk_size` change what a score means, and the id of the weights."""
 PRECISIONS = ("fp32", "bf16")
 _Shape = TypeVar("_Shape", ImageTower, SemanticConfig)
-_FACTS = ("name", "storage", "provenance", "image_tower", "semantic")
+_FACTS = ("name", "storage", "provenance", "image_tower", "semantic", "dense")
 
 
 class GRepQ(
@@ -69,13 +69,16 @@ class GRepQ(
         logit_scale: multiple of the difference of cosines before the sigmoid of the high-level pathway.
         chunk_size: patches that are encoded at once; it bounds memory, not what is computed.
         precision: ``fp32``: in the type of the weights; ``bf16``: networks run under autocast in bfloat16, a cheaper mode.
+        speed: ``exact``: each patch of the low-level pathway is encoded by itself, as in the paper; ``dense``: its encoder
+            runs once over the whole image, another cheaper mode. The other pathways are the same in both.
         resolution: pixels of the longer side to which larger images are reduced before they are scored, another cheaper mode;
-            None: every image is scored at its full size, as in the paper. Both modes are part of `weights_id`.
+            None: every image is scored at its full size, as in the paper. All modes are part of `weights_id`.
         name: name of the weights: letters, digits, dots, underscores and hyphens.
         storage: floating-point format of the weights on disk, ``float32`` or ``float16``.
         provenance: where the weights come from: what trained them, on what, when, hashes of sources.
         image_tower: shape of the image tower where it is not CLIP RN50's, see `ImageTower`.
         semantic: the semantic pathway's constants, see `SemanticConfig`.
+        dense: whether the weights hold what ``speed="dense"`` needs.
 
     Attributes:
         low: the low-level pathway, or None.
@@ -107,12 +110,14 @@ class GRepQ(
         logit_scale: float = 10.0,
         chunk_size: int = 64,
         precision: str = "fp32",
+        speed: str = "exact",
         resolution: int | None = None,
         name: str = "grepq",
         storage: str = "float32",
         provenance: Mapping[str, Any] | None = None,
         image_tower: Mapping[str, Any] | ImageTower | None = None,
         semantic: Mapping[str, Any] | SemanticConfig | None = None,
+        dense: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(pathways, (list, tuple)) or not pathways or any(name not in PATHWAYS for name in pathways):
@@ -128,7 +133,9 @@ class GRepQ(
         self.storage, self.provenance = storage, dict(provenance or {})
         self._spare_low = LowLevelConfig(patch_size, patch_stride, ridge, distance_scale)
         self._spare_high = HighLevelConfig(logit_scale, _shape(ImageTower, image_tower, "image_tower"))
-        self.low = LowLevelPathway(self._spare_low, chunk_size) if "low" in pathways else None
+        if speed != "exact" and "low" not in pathways:
+            raise InputError(f"speed={speed!r} is about the low-level pathway, and there is none in {list(pathways)}")
+        self.low = LowLevelPathway(self._spare_low, chunk_size, speed, dense) if "low" in pathways else None
         shape = _shape(SemanticConfig, semantic, "semantic")
         self.semantic = SemanticPathway(shape) if "semantic" in pathways else None
         self.high = HighLevelPathway(self._spare_high) if "high" in pathways else None
@@ -148,6 +155,11 @@ class GRepQ(
     def precision(self) -> str:
         """In which networks run, ``fp32`` or ``bf16``."""
         return self._precision
+
+    @property
+    def speed(self) -> str:
+        """How the low-level pathway encodes patches, ``exact`` or ``dense``."""
+        return "exact" if self.low is None else self.low.speed
 
     @property
     def resolution(self) -> int | None:
@@ -379,7 +391,9 @@ class GRepQ(
             "chunk_size": 64 if self.low is None else self.low.chunk_size,
             "logit_scale": high.logit_scale,
             **({} if self.precision == "fp32" else {"precision": self.precision}),
+            **({} if self.speed == "exact" else {"speed": self.speed}),
             **({} if self.resolution is None else {"resolution": self.resolution}),
+            **({} if self.low is None or self.low.dense is None else {"dense": True}),
             **as_plain(self._low_config()),
             **tower,
             **({} if self.semantic is None else {"semantic": as_plain(self.semantic.config)}),
@@ -389,7 +403,8 @@ class GRepQ(
     def weights_id(self) -> str:
         """Name of the weights, a hash of their values (as float32) and of the constants that enter a score, and cheaper modes.
 
-        For example ``grepq-ll-8690ed2c``, and ``grepq-ll-8690ed2c+bf16+1024px`` in bfloat16 at 1,024 pixels.
+        For example ``grepq-ll-8690ed2c``, and ``grepq-ll-8690ed2c+bf16+1024px`` in bfloat16 at 1,024 pixels. The dense mode
+        adds a hash of its own values.
         """
         return weights_id(self.config, self.state_dict())
 
@@ -419,7 +434,7 @@ class GRepQ(
             force_download: download even what is in the cache.
             local_files_only: use the cache alone.
             options: override some of `OPTIONS`, for example ``chunk_size=16``, choose some of the ``pathways``, or a cheaper
-                mode, ``precision="bf16"`` or ``resolution=1024``.
+                mode: ``precision="bf16"``, ``speed="dense"`` or ``resolution=1024``.
 
         Raises:
             FileNotFoundError: a folder or file is not there.
@@ -455,8 +470,11 @@ class GRepQ(
                 if _shape(ImageTower, known.get("image_tower"), "image_tower") != found:
                     raise InputError(f"its image_tower is not that of the tensors, {found}")
             # Values come from the file, and memory only after its shapes are checked; float32 whatever torch's default is.
+            settings = {**known, **options}
+            if "low" not in settings["pathways"] and "speed" not in options:
+                settings.pop("speed", None)  # of a pathway that is left out
             with torch.device("meta"):
-                model = cls(**{**known, **options}).float()
+                model = cls(**settings).float()
         except (InputError, TypeError) as error:
             if options and isinstance(error, InputError):
                 raise

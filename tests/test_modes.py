@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from grepq_metric import GRepQ
-from grepq_metric.errors import InputError
+from grepq_metric.errors import InputError, WeightsError
 
 NAMES = ("grepq-sem", "grepq-ll", "grepq-lite")
 
@@ -92,3 +92,110 @@ def test_modes_reach_pyiqa_and_the_loss(photos):
     metric = pyiqa.create_metric("grepq-sem", resolution=200, device="cpu")
     assert metric(photos["coffee"]).item() == pytest.approx(exact, abs=1e-6)
     assert GRepQLoss("grepq-sem", resolution=200).model.resolution == 200
+
+
+@pytest.mark.parametrize("name", ["grepq-ll", "grepq-lite"])
+def test_the_dense_mode_is_near_the_exact_one_and_has_an_id_of_its_own(name, photos, tmp_path):
+    exact, dense = GRepQ.from_pretrained(name), GRepQ.from_pretrained(name, speed="dense", resolution=1024)
+    assert dense.weights_id.startswith(f"{exact.weights_id}+dense-")
+    assert dense.weights_id.endswith("+1024px")
+    dense.save_pretrained(tmp_path)
+    again = GRepQ.from_pretrained(tmp_path)
+    assert (again.speed, again.weights_id) == ("dense", dense.weights_id)
+    assert GRepQ.from_pretrained(tmp_path, speed="exact", resolution=None).weights_id == exact.weights_id
+    again.low.dense.linear.bias.data += 1
+    assert again.weights_id.split("+")[0] == exact.weights_id
+    assert again.weights_id != dense.weights_id
+    for photo in photos.values():
+        with torch.inference_mode():
+            one, other = dense.components(photo), exact.components(photo)
+            assert dense.low.patch_features(photo).shape == exact.low.patch_features(photo).shape
+        assert 0 < abs(one["distance"] - other["distance"]).item() < 0.35 * other["distance"].item()
+        assert one["semantic"] is None or torch.equal(one["semantic"], other["semantic"])
+        assert dense.distance_map(photo).shape == exact.distance_map(photo).shape
+
+
+def test_dense_windows_lie_where_patches_lie():
+    low = GRepQ.from_pretrained("grepq-ll", speed="dense").low
+    x = torch.rand(1, 3, 200, 300)
+    with torch.inference_mode():
+        windows, cells = low.windows(x), low.encoder.backbone.conv1(x)
+    assert cells.shape[2:] == (100, 150)
+    assert windows.shape == (1, 3, 5, 512)
+    changed = x.clone()
+    changed[..., 192:, :] = 0  # below the last patch
+    with torch.inference_mode():
+        assert torch.equal(low.windows(changed), windows)
+
+
+def test_the_first_layers_of_a_large_image_give_the_same_in_tiles(monkeypatch):
+    from grepq_metric.pathways import low as module
+
+    dense = GRepQ.from_pretrained("grepq-ll", speed="dense")
+    x = torch.rand(1, 3, 419, 530, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        whole = dense(x)
+        monkeypatch.setattr(module, "TILE", 100)
+        assert dense(x) == pytest.approx(whole, abs=1e-7)
+        monkeypatch.setattr(module, "REACH", 4)
+        assert dense(x) != pytest.approx(whole, abs=1e-7)
+
+
+def test_dense_scores_do_not_depend_on_the_batch_and_have_gradients(photos):
+    dense = GRepQ.from_pretrained("grepq-ll", speed="dense")
+    x = torch.cat([photos[name][..., :200, :250] for name in ("astronaut", "coffee", "cat")])
+    with torch.inference_mode():
+        assert dense(x) == pytest.approx(torch.cat([dense(one[None]) for one in x]), abs=1e-6)
+    grads = []
+    for checkpoint in (True, False):
+        y = x.clone().requires_grad_()
+        dense.parts(dense.prepare(y), checkpoint=checkpoint)["score"].sum().backward()
+        grads.append(y.grad)
+    assert torch.allclose(*grads, rtol=1e-4, atol=1e-8)
+    assert (grads[0].flatten(1).abs().sum(1) > 0).all()
+    y = x.double().requires_grad_()
+    model = dense.double()
+    (slope,) = torch.autograd.grad(model(y).sum(), y)
+    step = 1e-7 * slope.sign()
+    with torch.inference_mode():
+        change = (model(y + step) - model(y - step)).sum().item() / 2
+    assert change == pytest.approx((slope * step).sum().item(), rel=1e-2)
+    assert model.low.parts(y.detach(), patches=3)["quality"].shape == (3,)
+
+
+def test_a_dense_graph_gives_the_same_score(photos):
+    dense = GRepQ.from_pretrained("grepq-ll", speed="dense").requires_grad_(False)
+    x = photos["coffee"]
+    program = torch.export.export(dense, (x,))
+    assert program.module()(x) == pytest.approx(dense(x), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("weights", "options", "message"),
+    [
+        ("grepq-ll", {"speed": "fast"}, "speed must be one of"),
+        ("grepq-sem", {"speed": "dense"}, "is about the low-level pathway"),
+        ("grepq-lite", {"speed": "dense", "pathways": ["semantic"]}, "is about the low-level pathway"),
+        ("grepq-ll", {"speed": "dense", "patch_stride": 40}, "multiple of 16, got 40"),
+    ],
+)
+def test_what_has_no_dense_mode_is_refused(weights, options, message):
+    with pytest.raises(InputError, match=message):
+        GRepQ.from_pretrained(weights, **options)
+
+
+def test_weights_without_a_dense_mode_say_how_to_get_one(tmp_path):
+    model = GRepQ.from_pretrained("grepq-ll")
+    model.low.drop_dense()
+    model.save_pretrained(tmp_path)
+    assert GRepQ.from_pretrained(tmp_path).weights_id == GRepQ.from_pretrained("grepq-ll").weights_id
+    with pytest.raises(InputError, match="no dense mode: `grepq pristine`"):
+        GRepQ.from_pretrained(tmp_path, speed="dense")
+
+
+def test_the_dense_values_are_looked_at(tmp_path):
+    model = GRepQ.from_pretrained("grepq-ll", speed="dense")
+    model.low.dense.pristine_cov.mul_(-1)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match=r"low\.dense\.pristine_cov is no covariance"):
+        GRepQ.from_pretrained(tmp_path)

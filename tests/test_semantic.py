@@ -7,7 +7,7 @@ import torch
 from grepq_metric import GRepQ
 from grepq_metric.pathways import semantic
 from grepq_metric.pathways.efficientnet import SCALES, EfficientNetLite
-from grepq_metric.pathways.semantic import in_tiles
+from grepq_metric.pathways.tiles import in_tiles
 from tests.conftest import randomise
 
 

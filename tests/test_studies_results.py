@@ -18,12 +18,15 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 STUDIES = (
     "few_labels",
+    "fusion",
     "learning_curves",
     "loss_cost",
+    "modes",
     "restoration",
     "semantic_head",
     "speed",
     "synthetic",
+    "throughput",
     "tiny_clip",
     "training_gain",
 )

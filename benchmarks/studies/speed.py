@@ -6,7 +6,7 @@ For each size of photo and batch a process of its own builds all metrics and cal
 compared are medians of one process, as multiples of the time of pyiqa's ``clipiqa``. Batches are in float32. At the largest
 size, and for peak memory, each metric has a process of its own, which is ended when it takes more than a minute
 or 12 GB. Peers are pyiqa's networks with random weights, and so is CLIP: that changes no time, and no score is reported.
-``, bf16`` means ``precision="bf16"`` for ours, and autocast for peers.
+``, bf16`` means ``precision="bf16"`` for ours, and autocast for peers; ``, dense`` means ``speed="dense"``.
 
 Also: the share of the machine's rate of multiplying matrices that our metrics reach, and how long a first score takes from the
 start of Python, by parts.
@@ -45,13 +45,17 @@ from grepq_metric.files import whole_file
 
 STUDY = "speed"
 YARDSTICK = "clipiqa"
-BF16 = ", bf16"
+BF16, DENSE = ", bf16", ", dense"
 PACKAGED = ("grepq-sem", "grepq-lite", "grepq-ll")
 PAPERS = {"grepq-hl": ["high"], "grepq": ["low", "high"]}
 WITHOUT_NETWORK = ("niqe", "brisque", "piqe")
 OURS = (*PACKAGED, *PAPERS)
+DENSELY = ("grepq-lite", "grepq-ll")
 NAMES = tuple(
-    name + precision for name in (*OURS, *PEERS) for precision in ("", BF16) if not precision or name not in WITHOUT_NETWORK
+    name + mode
+    for name in (*OURS, *PEERS)
+    for mode in ("", BF16, DENSE)
+    if not mode or (name in DENSELY if mode == DENSE else name not in WITHOUT_NETWORK)
 )
 SIZES = ((384, 512), (768, 1024), (3000, 4000))
 """Height and width."""
@@ -63,10 +67,10 @@ LIMIT_S, LIMIT_GB = 60, 12
 
 def build(name: str, device: str) -> Metric:
     """A metric of `NAMES`, on a device."""
-    plain = name.removesuffix(BF16)
-    half = plain != name
+    plain, _, mode = name.partition(", ")
+    half = name.endswith(BF16)
     if plain in OURS:
-        options: dict[str, Any] = {"precision": "bf16"} if half else {}
+        options: dict[str, Any] = {"precision": "bf16"} if half else {"speed": "dense"} if mode else {}
         model = GRepQ.from_pretrained(plain, **options) if plain in PACKAGED else grepq(PAPERS[plain], **options)
         return model.requires_grad_(False).to(device)
     peer = PEERS[plain]()
@@ -244,6 +248,11 @@ def _cell(row: Row | None, key: str, form: str) -> str:
     return "" if row is None else format(float(row[key]), form) if key in row else str(row["reason"])
 
 
+def _shown(name: str) -> str:
+    plain, comma, mode = name.partition(", ")
+    return f"`{plain}`{comma}{mode}"
+
+
 def markdown(report: Report) -> list[str]:
     """Tables of times, of memory, of the start, and of the rate."""
     found = {(r["metric"], r["height"], r["width"], r["batch"]): r for r in report.table("time")}
@@ -251,7 +260,7 @@ def markdown(report: Report) -> list[str]:
     lines, sizes = list[str](), [f"{width}x{height}" for height, width in SIZES]
     cells = []
     for name in dict.fromkeys(str(r["metric"]) for r in report.table("time")):
-        row = [f"`{name.removesuffix(BF16)}`{BF16 if name.endswith(BF16) else ''}"]
+        row = [_shown(name)]
         for size, batch in product(SIZES[:2], BATCHES):
             one, yard = found.get((name, *size, batch)), found.get((YARDSTICK, *size, batch))
             ratio = f" ({float(one['seconds']) / float(yard['seconds']):.2f})" if one and yard and "seconds" in one else ""
@@ -260,7 +269,7 @@ def markdown(report: Report) -> list[str]:
     header = ["metric", *(f"{size}, batch of {batch}" for size, batch in product(sizes[:2], BATCHES)), sizes[2]]
     lines += [f"Seconds a photo (multiples of `{YARDSTICK}`):", "", *table(header, cells), ""]
     rows = (
-        [f"`{name}`", *(_cell(memory.get((name, *size)), "memory_mib", ",.0f") for size in SIZES[1:])]
+        [_shown(name), *(_cell(memory.get((name, *size)), "memory_mib", ",.0f") for size in SIZES[1:])]
         for name in dict.fromkeys(str(r["metric"]) for r in report.table("memory"))
     )
     lines += [
@@ -291,7 +300,7 @@ def picture(path: Path, report: Report) -> None:
             points.setdefault(str(row["metric"]), []).append((pixels, float(row["seconds"])))
     figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for name, line in points.items():
-        axes.loglog(*zip(*sorted(line), strict=True), "o-" if name in OURS else "x--", label=name)
+        axes.loglog(*zip(*sorted(line), strict=True), "o-" if name.partition(",")[0] in OURS else "x--", label=name)
     axes.set(xlabel="pixels", ylabel="seconds")
     axes.legend(fontsize="small", ncols=2)
     with whole_file(path) as part:

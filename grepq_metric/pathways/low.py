@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +18,24 @@ from torch.utils.checkpoint import checkpoint as checkpointed
 
 from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.pathways.base import Pathway, check_number, wide
-from grepq_metric.pathways.folding import Folding
+from grepq_metric.pathways.folding import Folding, in_graph
+from grepq_metric.pathways.tiles import in_tiles
+
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
 
 FEATURES = 128
 """Length of a low-level feature vector."""
 STATISTICS = ("pristine_mean", "pristine_cov")
 LARGEST = 1e6
 """Features are below it by orders of magnitude."""
+SPEEDS = ("exact", "dense")
+CHANNELS, CELL = 512, 32
+"""Of the encoder's last map."""
+TILE, REACH = 512, 21
+"""Pixels of a side of the tiles in which the first layers run on a CPU, and how far those see."""
+PENALTY = 1e-2
+"""Of the ridge regression that reads features from the map, in units of the map's mean variance."""
 
 
 @dataclass(frozen=True)
@@ -74,38 +85,23 @@ class LowLevelEncoder(nn.Module):
         return self.head(self.backbone(x))
 
 
-class LowLevelPathway(Pathway):
-    """Distance of an image's patches to pristine patches, in the feature space of f (the paper's zero-shot prediction).
-
-    Args:
-        config: the constants that enter a score.
-        chunk_size: patches that go through f at once. It bounds memory and does not change what is computed.
+class PristineStatistics(nn.Module):
+    """Mean and covariance of the features of pristine patches, and the distance to them.
 
     Attributes:
-        encoder: the network f.
-        pristine_mean: ``(128,)`` float64 mean of the features of pristine patches.
-        pristine_cov: ``(128, 128)`` float64 unbiased covariance of the same features.
-
-    Raises:
-        InputError: `chunk_size` is no whole number from 1 on.
+        pristine_mean: ``(128,)`` float64.
+        pristine_cov: ``(128, 128)`` float64, unbiased.
     """
 
-    name: ClassVar[str] = "low"
-    best: ClassVar[float] = 0.5
-    kinds: ClassVar[tuple[str, ...]] = ("patches", "image")
     pristine_mean: Tensor
     pristine_cov: Tensor
 
-    def __init__(self, config: LowLevelConfig | None = None, chunk_size: int = 64) -> None:
-        super().__init__(config or LowLevelConfig())
-        check_number("chunk_size", chunk_size, 1, 1_000_000, whole=True)
-        self.chunk_size = chunk_size
-        self.encoder = LowLevelEncoder()
-        self._fast = Folding()
+    def register_statistics(self) -> None:
+        """Make the buffers, without values."""
         self.register_buffer("pristine_mean", torch.full((FEATURES,), torch.nan, dtype=torch.float64))
         self.register_buffer("pristine_cov", torch.eye(FEATURES, dtype=torch.float64))
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LowLevelPathway:
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PristineStatistics:
         # The statistics stay float64 under .half() and .to(dtype): an inverse of a rounded covariance is another metric.
         exact = {name: self._buffers[name] for name in STATISTICS}
         super()._apply(fn, recurse)
@@ -114,6 +110,144 @@ class LowLevelPathway(Pathway):
             if value is not None and moved is not None:
                 self._buffers[name] = moved.to(value.dtype) if value.is_meta else value.to(moved.device)
         return self
+
+    def set_statistics(self, features: Tensor) -> None:
+        """Compute the statistics of the features of pristine patches ``(P, 128)``, and keep them.
+
+        Raises:
+            InputError: there are fewer than two patches.
+
+        Warns:
+            UserWarning: there are no more patches than features, so that their covariance has no inverse.
+        """
+        z = features.double()
+        if len(z) < 2:
+            raise InputError(f"pristine statistics need at least 2 patches, the photos gave {len(z)}")
+        if len(z) <= FEATURES:
+            warnings.warn(
+                f"{len(z)} pristine patches for {FEATURES} features: their covariance has no inverse, and distances rest "
+                "on the ridge; give more photos",
+                stacklevel=4,
+            )
+        self.pristine_mean.copy_(z.mean(0))
+        self.pristine_cov.copy_(torch.cov(z.T))
+
+    def check_statistics(self, name: str) -> None:
+        """Look at the values that were loaded.
+
+        Args:
+            name: of this module, for messages.
+
+        Raises:
+            WeightsError: the covariance is not symmetric or has a negative eigenvalue, or values are no features'.
+        """
+        cov = self.pristine_cov
+        size = cov.abs().max()
+        if float(self.pristine_mean.abs().max()) > LARGEST or float(size) > LARGEST**2:
+            raise WeightsError(
+                f"{name}.pristine_mean or pristine_cov is of features beyond {LARGEST:g}, which no encoder gives"
+            )
+        if not torch.allclose(cov, cov.mT, rtol=0, atol=1e-8 * float(size)):
+            raise WeightsError(f"{name}.pristine_cov is no covariance: it is not symmetric")
+        least = float(torch.linalg.eigvalsh(cov.cpu())[0])
+        if least < -1e-6 * float(size):
+            raise WeightsError(f"{name}.pristine_cov is no covariance: it has the eigenvalue {least:g}, expected none below 0")
+
+
+class DenseReading(PristineStatistics):
+    """What reads features of patches from a map of the whole image, for ``speed="dense"``, and their pristine statistics.
+
+    Attributes:
+        linear: mean of the map over a patch ``(..., 512)`` -> features ``(..., 128)``, near those of the patch alone.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(CHANNELS, FEATURES)
+        self.register_statistics()
+
+    def fit(self, windows: Tensor, features: Tensor, pristine: Tensor) -> None:
+        """Learn the reading, a ridge regression, and compute the statistics.
+
+        Args:
+            windows: means of maps over patches, ``(P, 512)``.
+            features: of the same patches alone, ``(P, 128)``.
+            pristine: means of maps over the pristine patches, ``(Q, 512)``.
+
+        Raises:
+            InputError: there are fewer than two of either.
+        """
+        x, z = windows.double(), features.double()
+        if len(x) < 2:
+            raise InputError(f"the dense mode is learned from at least 2 patches, the photos gave {len(x)}")
+        mean = x.mean(0)
+        cov = (x - mean).mT @ (x - mean) / len(x)
+        ridge = PENALTY * cov.diagonal().mean().clamp_min(1e-12) * torch.eye(len(cov), dtype=cov.dtype, device=cov.device)
+        weight = torch.linalg.solve(cov + ridge, (x - mean).mT @ (z - z.mean(0)) / len(x)).mT
+        with torch.no_grad():
+            self.linear.weight.copy_(weight.half())  # as they are stored
+            self.linear.bias.copy_((z.mean(0) - self.linear.weight.double() @ mean).half())
+        self.set_statistics(self(pristine))
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Means of maps ``(..., 512)`` -> features ``(..., 128)``, float32 at least."""
+        values, weight, bias = wide(windows), self.linear.weight, self.linear.bias
+        with torch.autocast(windows.device.type, enabled=False):
+            return F.linear(values, weight.to(values.dtype), bias.to(values.dtype))
+
+
+class LowLevelPathway(PristineStatistics, Pathway):
+    """Distance of an image's patches to pristine patches, in the feature space of f (the paper's zero-shot prediction).
+
+    Args:
+        config: the constants that enter a score.
+        chunk_size: patches that go through f at once. It bounds memory and does not change what is computed.
+        speed: ``exact``: each patch goes through f by itself, as in the paper; ``dense``: f's convolutions run once over the
+            whole image, and the features of patches are read from the last map, a cheaper mode.
+        dense: whether the weights have what the latter needs.
+
+    Attributes:
+        encoder: the network f.
+        dense: what reads features from a map, or None.
+
+    Raises:
+        InputError: `chunk_size` is no whole number from 1 on, or the dense mode lacks its weights, or its cells do not fit
+            the patches.
+    """
+
+    name: ClassVar[str] = "low"
+    best: ClassVar[float] = 0.5
+    kinds: ClassVar[tuple[str, ...]] = ("patches", "image")
+    dense: DenseReading | None
+
+    def __init__(
+        self, config: LowLevelConfig | None = None, chunk_size: int = 64, speed: str = "exact", dense: bool = False
+    ) -> None:
+        super().__init__(config or LowLevelConfig())
+        if speed not in SPEEDS:
+            raise InputError(f"speed must be one of {SPEEDS}, got {speed!r:.80}")
+        if speed == "dense" and not dense:
+            raise InputError("these weights have no dense mode: `grepq pristine` gives them one")
+        for name in ("patch_size", "patch_stride"):
+            if speed == "dense" and (size := getattr(self.config, name)) % (CELL // 2):
+                raise InputError(f"the dense mode needs a {name} that is a multiple of {CELL // 2}, got {size}")
+        check_number("chunk_size", chunk_size, 1, 1_000_000, whole=True)
+        self.chunk_size = chunk_size
+        self.encoder = LowLevelEncoder()
+        self._fast = Folding()
+        self.register_statistics()
+        self.dense = DenseReading() if dense else None
+        self._speed = speed
+
+    @property
+    def speed(self) -> str:
+        """How features of patches are computed, ``exact`` or ``dense``."""
+        return self._speed
+
+    @property
+    def statistics(self) -> PristineStatistics:
+        """Those of the mode in force."""
+        return self if self._speed == "exact" or self.dense is None else self.dense
 
     def parts(self, x: Tensor, *, patches: int | None = None, checkpoint: bool = True) -> dict[str, Tensor]:
         """``distance`` and ``quality`` of images with sides of `patch_size` or more, ``(N,)`` float64, see `Pathway.parts`."""
@@ -152,6 +286,12 @@ class LowLevelPathway(Pathway):
         With `checkpoint`, where gradients flow to the image, the activations of one chunk at a time are kept, and computed
         twice.
         """
+        if self._speed == "dense" and self.dense is not None:
+            features = self.dense(self.windows(x, checkpoint))
+            if count is None:
+                return features
+            chosen = _draw(len(x), features.shape[1] * features.shape[2], count, x.device)
+            return features.flatten(0, 2)[chosen]
         size, stride = self.config.patch_size, self.config.patch_stride
         patches = x.unfold(2, size, stride).unfold(3, size, stride).permute(0, 2, 3, 1, 4, 5)  # a view, nothing copied
         n, h, w = patches.shape[:3]
@@ -180,6 +320,25 @@ class LowLevelPathway(Pathway):
             return torch.cat([self.encoder(chunk) for chunk in chunks])
         return torch.cat([checkpointed(self.encoder, chunk, use_reentrant=False) for chunk in chunks])
 
+    def windows(self, x: Tensor, checkpoint: bool = True) -> Tensor:
+        """Means of the encoder's last map over the places of patches: ``(N, 3, H, W)`` -> ``(N, h, w, 512)``.
+
+        The map has a cell for 32 pixels; of those that a patch covers in part, that part counts.
+        """
+        size, stride = self.config.patch_size, self.config.patch_stride
+        rows, columns = ((length - size) // stride + 1 for length in x.shape[2:])
+        x = x[..., : size + stride * (rows - 1), : size + stride * (columns - 1)]
+        if x.requires_grad:
+            cells = checkpointed(_last_map, self.encoder.backbone, x, use_reentrant=False) if checkpoint else None
+            cells = _last_map(self.encoder.backbone, x) if cells is None else cells
+        else:
+            encoder, dtype = self._fast(self.encoder, x)
+            cells = _last_map(encoder.backbone, x.to(dtype))
+        halves = F.interpolate(wide(cells), scale_factor=2.0, mode="nearest")
+        half = CELL // 2
+        means = F.avg_pool2d(halves, size // half, stride // half)
+        return means[..., :rows, :columns].permute(0, 2, 3, 1)
+
     def distance(self, features: Tensor) -> Tensor:
         """Distance between an image's patch features and the pristine statistics: ``(N, P, 128)`` -> ``(N,)`` float64, >= 0.
 
@@ -194,7 +353,7 @@ class LowLevelPathway(Pathway):
         """Distances of means ``(..., M, 128)`` that share a covariance ``(..., 128, 128)``, both float64 -> ``(..., M)``."""
         # Features that overflowed, as in float16 they may, give NaN and no error: a gradient scaler skips such a step.
         factor, failed = torch.linalg.cholesky_ex(self._pooled(cov))
-        whitened = torch.linalg.solve_triangular(factor, (self.pristine_mean - means).mT, upper=False)
+        whitened = torch.linalg.solve_triangular(factor, (self.statistics.pristine_mean - means).mT, upper=False)
         # The clamp keeps the square root's gradient finite where an image equals the pristine mean.
         distance = whitened.square().sum(-2).clamp_min(1e-24).sqrt()
         return distance * torch.where(failed.unsqueeze(-1) == 0, 1.0, torch.nan)  # so that the gradient is NaN, too
@@ -202,7 +361,7 @@ class LowLevelPathway(Pathway):
     def _pooled(self, cov: Tensor) -> Tensor:
         """The matrix whose inverse weighs a distance: the mean of both covariances and the ridge."""
         ridge = self.config.ridge * torch.eye(FEATURES, dtype=cov.dtype, device=cov.device)
-        return (self.pristine_cov + cov) / 2 + ridge
+        return (self.statistics.pristine_cov + cov) / 2 + ridge
 
     def quality(self, distance: Tensor) -> Tensor:
         """Q_L of a distance: 1 - sigmoid(d / 100), in (0, 0.5], higher is better."""
@@ -213,16 +372,27 @@ class LowLevelPathway(Pathway):
         z = self.patch_features(x)
         with torch.autocast(x.device.type, enabled=False):
             # A patch has a zero covariance, so that all of them share one factorisation.
-            return self._distance(z.flatten(0, 2).double(), torch.zeros_like(self.pristine_cov)).view(z.shape[:3]).unsqueeze(1)
+            cov = torch.zeros_like(self.pristine_cov)
+            return self._distance(z.flatten(0, 2).double(), cov).view(z.shape[:3]).unsqueeze(1)
 
     def pristine_distance(self) -> float:
         """Root mean square of the distances of single pristine patches: sqrt(tr((Sigma_p / 2 + ridge I)^-1 Sigma_p))."""
         pooled = self._pooled(torch.zeros_like(self.pristine_cov))
-        return torch.linalg.solve(pooled, self.pristine_cov).trace().sqrt().item()
+        return torch.linalg.solve(pooled, self.statistics.pristine_cov).trace().sqrt().item()
 
     @torch.inference_mode()
+    def encode(self, patches: Tensor) -> Tensor:
+        """Features of patches, by this pathway's device, without gradients: ``(P, 3, H, W)`` in [0, 1] -> ``(P, 128)``."""
+        parts = [self.encoder(self.like_weights(chunk)) for chunk in patches.split(self.chunk_size) if len(chunk)]
+        return torch.cat(parts) if parts else self.like_weights(patches.new_empty(0, FEATURES))
+
+    def like_weights(self, x: Tensor) -> Tensor:
+        """Images on the device and in the type of the encoder's weights."""
+        weight = next(self.encoder.parameters())
+        return x.to(weight.device, weight.dtype)
+
     def fit_pristine(self, batches: Iterable[Tensor]) -> int:
-        """Compute the pristine statistics of patches, on this pathway's device, and keep them.
+        """Compute the pristine statistics of patches and keep them; a dense mode, which needs whole photos, goes.
 
         Args:
             batches: of patches ``(P, 3, H, W)`` RGB in [0, 1]; P may be 0.
@@ -236,25 +406,20 @@ class LowLevelPathway(Pathway):
         Warns:
             UserWarning: there are no more patches than features, so that their covariance has no inverse.
         """
-        weight = self.encoder.head[0].weight
-        features = [
-            self.encoder(chunk.to(weight.device, weight.dtype)).double().cpu()
-            for batch in batches
-            for chunk in batch.split(self.chunk_size)
-            if len(chunk)
-        ]
-        z = torch.cat(features) if features else torch.empty(0, FEATURES)
-        if len(z) < 2:
-            raise InputError(f"pristine statistics need at least 2 patches, the photos gave {len(z)}")
-        if len(z) <= FEATURES:
-            warnings.warn(
-                f"{len(z)} pristine patches for {FEATURES} features: their covariance has no inverse, and distances rest "
-                "on the ridge; give more photos",
-                stacklevel=3,
-            )
-        self.pristine_mean.copy_(z.mean(0))
-        self.pristine_cov.copy_(torch.cov(z.T))
+        z = torch.cat([torch.empty(0, FEATURES), *(self.encode(batch).cpu() for batch in batches)])
+        self.set_statistics(z)
+        self.drop_dense()
         return len(z)
+
+    def drop_dense(self) -> None:
+        """Forget the dense mode, and leave it."""
+        self.dense, self._speed = None, "exact"
+
+    def fit_dense(self, windows: Tensor, features: Tensor, pristine: Tensor) -> None:
+        """Give these weights a dense mode. Arguments and errors as of `DenseReading.fit`."""
+        weight = next(self.encoder.parameters())
+        self.dense = DenseReading().to(weight.device, weight.dtype)
+        self.dense.fit(windows, features, pristine)
 
     def check(self) -> None:
         """See `Pathway.check`: the pristine covariance is symmetric and has no negative eigenvalue."""
@@ -263,19 +428,26 @@ class LowLevelPathway(Pathway):
                 "the model has no weights: load some with GRepQ.from_pretrained, or compute the pristine statistics of a "
                 "trained encoder"
             )
-        cov = self.pristine_cov
-        size = cov.abs().max()
-        if float(self.pristine_mean.abs().max()) > LARGEST or float(size) > LARGEST**2:
-            raise WeightsError(f"low.pristine_mean or pristine_cov is of features beyond {LARGEST:g}, which no encoder gives")
-        if not torch.allclose(cov, cov.mT, rtol=0, atol=1e-8 * float(size)):
-            raise WeightsError("low.pristine_cov is no covariance: it is not symmetric")
-        least = float(torch.linalg.eigvalsh(cov.cpu())[0])
-        if least < -1e-6 * float(size):
-            raise WeightsError(f"low.pristine_cov is no covariance: it has the eigenvalue {least:g}, expected none below 0")
+        self.check_statistics("low")
+        if self.dense is not None:
+            self.dense.check_statistics("low.dense")
 
     def forward(self, x: Tensor) -> Tensor:
         """Distance of each image: ``(N, 3, H, W)`` in [0, 1] -> ``(N,)`` float64, lower is better."""
         return self.parts(x)["distance"]
+
+
+def _last_map(backbone: ResNet, x: Tensor) -> Tensor:
+    """Of ResNet-18, before it is averaged: ``(N, 3, H, W)`` -> ``(N, 512, ceil(H / 32), ceil(W / 32))``."""
+
+    def first(part: Tensor) -> list[Tensor]:
+        return [backbone.layer1(backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(part)))))]
+
+    if x.device.type != "cpu" or x.requires_grad or in_graph() or x.shape[2] * x.shape[3] <= TILE**2:
+        (maps,) = first(x if in_graph() else x.to(memory_format=torch.channels_last))
+    else:
+        (maps,) = in_tiles(x, lambda part: first(part.to(memory_format=torch.channels_last)), (4,), REACH, TILE)
+    return backbone.layer4(backbone.layer3(backbone.layer2(maps)))
 
 
 def _draw(images: int, patches: int, count: int, device: torch.device) -> Tensor:

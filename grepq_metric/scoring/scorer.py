@@ -160,6 +160,12 @@ class Scorer:
         return (*scores, "width", "height", "warning", "error", "weights_id")
 
     @property
+    def types(self) -> dict[str, str]:
+        """Of the `columns`, as Arrow names them: ``float64``, ``int32`` or ``string``, with nulls."""
+        others = {"width": "int32", "height": "int32", "warning": "string", "error": "string", "weights_id": "string"}
+        return {name: others.get(name, "float64") for name in self.columns}
+
+    @property
     def model(self) -> GRepQ:
         """The model, which is loaded if it is not yet. Raises as `GRepQ.from_pretrained`."""
         return self._load().model

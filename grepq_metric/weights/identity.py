@@ -15,6 +15,8 @@ from grepq_metric.errors import InputError
 
 CONSTANTS = ("patch_size", "patch_stride", "ridge", "distance_scale", "logit_scale")
 """Constants of a config that enter a score."""
+DENSE = "low.dense."
+"""How the names of tensors begin that only the dense mode needs; in its id they have a hash of their own."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -39,19 +41,22 @@ def weights_id(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
         tensors: the state dict of the whole model.
 
     Returns:
-        For example ``grepq-ll-8690ed2c``, and ``grepq-ll-8690ed2c+bf16+1024px`` in bfloat16 at 1,024 pixels.
+        For example ``grepq-ll-8690ed2c``, and ``grepq-ll-8690ed2c+bf16+dense-0123abcd+1024px`` in bfloat16, dense and at
+        1,024 pixels.
     """
-    digest = hashlib.sha256()
+    digest, dense = hashlib.sha256(), hashlib.sha256()
     for key in CONSTANTS:
         digest.update(f"{key}={_digits(config[key])};".encode())
     if "semantic" in config:  # two networks with the same tensors may differ in what they do with them
         digest.update(f"semantic={json.dumps(config['semantic'], sort_keys=True)};".encode())
     for key, value in sorted(tensors.items()):
         if value.is_floating_point():
-            digest.update(key.encode())
-            digest.update(value.detach().to("cpu", torch.float32).contiguous().numpy().data)
+            for part in (key.encode(), value.detach().to("cpu", torch.float32).contiguous().numpy().data):
+                (dense if key.startswith(DENSE) else digest).update(part)
     precision, resolution = config.get("precision", "fp32"), config.get("resolution")
-    modes = ([] if precision == "fp32" else [precision]) + ([] if resolution is None else [f"{resolution}px"])
+    modes = [] if precision == "fp32" else [precision]
+    modes += [f"dense-{dense.hexdigest()[:8]}"] if config.get("speed") == "dense" else []
+    modes += [] if resolution is None else [f"{resolution}px"]
     return "+".join([f"{config['name']}-{digest.hexdigest()[:8]}", *modes])
 
 
