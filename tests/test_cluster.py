@@ -173,9 +173,9 @@ killed = []
 
 def kill():
     while not killed:
-        time.sleep(0.1)
+        time.sleep(0.02)
         trials = [name for name in os.listdir(sys.argv[2]) if name.startswith("_trial")] if os.path.isdir(sys.argv[2]) else []
-        if len(trials) < 2:
+        if not trials:
             continue
         for process in psutil.process_iter():
             if "PartWriter" in " ".join(process.cmdline() or [process.name()]) and not killed:

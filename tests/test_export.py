@@ -37,7 +37,7 @@ def test_the_score_exports_for_any_size(packaged):
 
 
 def test_the_score_of_the_papers_pathways_exports_for_any_size(tiny_clip):
-    model = GRepQ(image_tower=TINY).requires_grad_(False)
+    model = GRepQ(image_tower=TINY, dense=True).requires_grad_(False)
     model.low.load_state_dict(GRepQ.from_pretrained("grepq-ll").low.state_dict())
     model.high.load_state_dict(tiny_clip)
     model(images(SIZES[0]))  # what is not loaded as a whole is checked in the first call

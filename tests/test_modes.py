@@ -199,3 +199,28 @@ def test_the_dense_values_are_looked_at(tmp_path):
     model.save_pretrained(tmp_path)
     with pytest.raises(WeightsError, match=r"low\.dense\.pristine_cov is no covariance"):
         GRepQ.from_pretrained(tmp_path)
+
+
+def test_pristine_photos_give_weights_a_dense_mode_of_their_own(photo_folder):
+    from grepq_metric.training.photos import PhotoList
+    from grepq_metric.training.pristine import Selection, set_pristine_statistics
+
+    model, packaged = GRepQ.from_pretrained("grepq-ll"), GRepQ.from_pretrained("grepq-ll", speed="dense")
+    model.low.drop_dense()
+    photos = PhotoList([photo_folder])
+    with pytest.warns(UserWarning, match="pristine patches"):
+        assert set_pristine_statistics(model, photos, Selection()) == []
+    assert model.low.dense.pristine_mean.isfinite().all()
+    config = model.config
+    again = GRepQ.from_parts(config, model.state_dict(), source="memory", speed="dense")
+    assert again.weights_id.split("+")[1] != packaged.weights_id.split("+")[1]
+    x = photos.image(0)[None]
+    with torch.inference_mode():
+        features, exact = again.low.patch_features(x), GRepQ.from_pretrained("grepq-ll").low.patch_features(x)
+        own = packaged.low.patch_features(x)
+    scale = exact.std()
+    assert (features - exact).pow(2).mean().sqrt() < scale
+    assert (own - exact).pow(2).mean().sqrt() < 0.5 * scale
+    with pytest.warns(UserWarning, match="pristine patches"):
+        set_pristine_statistics(model, photos, Selection(patch_size=64))  # not on the grid of the score
+    assert model.low.dense is None

@@ -15,7 +15,7 @@ import grepq_metric
 from grepq_metric.catalog import HEADS
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = {"convert", "onnx", "parquet", "plot", "torchmetrics", "train"}
+EXTRAS = {"convert", "onnx", "parquet", "plot", "ray", "torchmetrics", "train"}
 """What a user of the wheel can use. What a clone needs, tests, lint, documentation and benchmarks, are dependency groups."""
 LARGEST = 100_000
 """Bytes of a committed file, as in .pre-commit-config.yaml."""

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.stats
 import torch
+from PIL import Image
 
 from benchmarks.harness import untrained
 from benchmarks.harness.agreement import RESAMPLES
-from benchmarks.studies import few_labels, learning_curves, loss_cost, restoration, speed, synthetic, training_gain
-from benchmarks.studies.reporting import Row
+from benchmarks.studies import few_labels, learning_curves, loss_cost, restoration, speed, synthetic, throughput, training_gain
+from benchmarks.studies.reporting import Row, read_report
 from grepq_metric import GRepQLoss, RidgeHead
 
 
@@ -297,3 +300,26 @@ def test_published_scores_of_distorted_photos_are_what_the_code_gives_today(monk
     assert len(rows) == len(expected) == 6
     for row, other in zip(rows, expected, strict=True):
         assert row == pytest.approx(other, abs=1e-4)
+
+
+@pytest.mark.slow  # each process of `grepq score` takes seconds to start
+def test_photos_an_hour_are_measured_in_parts(photo_folder, tmp_path, monkeypatch):
+    folder, out = tmp_path / "photos", tmp_path / "out"
+    folder.mkdir()
+    for i, path in enumerate(sorted(photo_folder.iterdir())[:3]):
+        Image.open(path).convert("RGB").save(folder / f"{i}.jpg")
+    monkeypatch.setattr(throughput, "memory", functools.partial(throughput.memory, counts=(2, 4)))
+    given = ["--photos", str(folder), "--out", str(out)]
+    throughput.main([*given, "--parts", "memory"])
+    throughput.main([*given, "--parts", "pipeline"])
+    assert not (out / "throughput.json").exists()
+    found = json.loads((out / "parts.json").read_text())
+    assert [row["photos"] for row in found["memory"]] == [2, 4]
+    (pipe, read) = found["pipeline"]
+    assert pipe["photos"] == read["photos"] == 3
+    assert 0.05 < pipe["piped"] / pipe["own"] < 20
+    assert read["bytes"] == pytest.approx(np.mean([path.stat().st_size for path in folder.iterdir()]))
+    throughput.main([*given, "--parts", "jobs"])
+    report = read_report(out, "throughput")
+    assert next((row["machine"], row["jobs"]) for row in report.table("jobs")) == ("idle", 1)
+    assert (out / "throughput.md").read_text().count("| idle |") == (1 if os.cpu_count() == 1 else 2)

@@ -62,7 +62,7 @@ def scorers(models: dict[str, GRepQ], seconds: bool = False) -> dict[str, Callab
     def score(x: Tensor, model: GRepQ) -> float:
         start = time.perf_counter()
         value = model(x).item()
-        return time.perf_counter() - start if seconds else value
+        return round(time.perf_counter() - start if seconds else value, 6)
 
     return {name: lambda x, model=model: score(x, model) for name, model in models.items()}  # type: ignore[misc]
 

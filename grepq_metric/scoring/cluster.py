@@ -190,7 +190,7 @@ class Output:
         try:
             return parquet.read_table(io.BytesIO(self._fs.cat_file(self._at(name))))
         except pyarrow.ArrowInvalid as error:
-            raise InputError(f"{self.place}/{name} is damaged: {error}; delete it and --resume again") from error
+            raise InputError(f"{self.place}/{name} is damaged: {error}; delete it and resume again") from error
 
     def write(self, name: str, table: pyarrow.Table) -> None:
         """Write a part, whole or not at all."""
@@ -331,7 +331,7 @@ def _run(ray: Any, photos: pyarrow.Table, writer: PartWriter, workers: int | Non
         yield from scored.iter_rows()
     except ray.exceptions.RayError as error:  # a full disk, or a storage that may not be written
         cause = getattr(error, "cause", None) or error
-        raise GRepQError(f"a worker failed: {cause}; --resume goes on after what is done") from error
+        raise GRepQError(f"a worker failed: {cause}; a run that resumes goes on after what is done") from error
 
 
 class PartWriterOf:
@@ -361,16 +361,13 @@ def _prepare(place: Output, facts: Mapping[str, Any], photos: pyarrow.Table, res
             if found.get(name) != value:
                 raise InputError(
                     f"{place.place} can't be resumed: its {name} was {found.get(name)}, and now is {value}; choose another "
-                    "--output, or --overwrite to start again"
+                    "output, or overwrite it"
                 )
         return place.keep(photos)
     elif parts or found is not None:
         if resume:
             raise InputError(f"{place.place} can't be resumed: {RECORD}, which says what it was scored with, is not in it")
-        raise FileExistsError(
-            f"{place.place} holds scores already: choose another --output, --resume to go on after it, or --overwrite to "
-            "replace it"
-        )
+        raise FileExistsError(f"{place.place} holds scores already: resume it, overwrite it, or choose another output")
     return set()
 
 
