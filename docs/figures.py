@@ -245,6 +245,8 @@ def cluster() -> str:
     }
     cells = []
     for metric in ("grepq-sem", "grepq-sem, bf16", "grepq-lite, dense", "grepq-lite", "grepq"):
+        if metric not in times:
+            continue
         rate = core * times["grepq-sem"] / times[metric]
         hours = photos / rate / 3600
         shown, comma, mode = metric.partition(", ")

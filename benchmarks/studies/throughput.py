@@ -4,8 +4,8 @@
 
 For ``grepq-sem`` on the CPU:
 
-- ``pipeline``: photos from ``score_files`` in one process, against their images scored one by one from memory, in blocks by
-  turns in one process;
+- ``pipeline``: files given to a `Scorer`, against their images scored one by one from memory, in blocks by turns in one
+  process;
 - ``reading``: seconds that reading and decoding a photo take on one core, and the bytes of its file;
 - ``jobs``: photos a second of ``grepq score`` with one process of all threads, and with one process for each core, on an idle
   machine and beside as many processes as there are cores that compute without end; the start is counted;
@@ -68,9 +68,9 @@ def pipeline(photos: Sequence[Path]) -> list[Row]:
                 model.components(image.unsqueeze(0))
 
     def piped(paths: Sequence[Path]) -> None:
-        for row in score_files(paths, weights=WEIGHTS, device="cpu"):
-            if row["error"] is not None:
-                raise RuntimeError(f"{row['path']}: {row['error']}")
+        for error in scorer({"path": paths})["error"]:
+            if error is not None:
+                raise RuntimeError(error)
 
     times = {"own": 0.0, "piped": 0.0, "reading": 0.0}
     own([read_image(photos[0])])
@@ -147,7 +147,7 @@ def markdown(report: Report) -> list[str]:
         ["photos", f"{pipe['photos']:,}"],
         ["megapixels of a photo, mean", f"{pipe['megapixels']:.2f}"],
         ["photos a second, images in memory", f"{pipe['own']:.1f}"],
-        ["photos a second, `score_files`, one process", f"{pipe['piped']:.1f}"],
+        ["photos a second, files, one process", f"{pipe['piped']:.1f}"],
         ["share of the model's own rate", f"{float(pipe['piped']) / float(pipe['own']):.0%}"],
         ["reading and decoding a photo, milliseconds of one core", f"{float(read['seconds']) * 1e3:.1f}"],
         ["kilobytes of a file, mean", f"{float(read['bytes']) / 1e3:.0f}"],

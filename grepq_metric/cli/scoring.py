@@ -19,9 +19,8 @@ from grepq_metric.images import PixelLimitError, file_pixels
 from grepq_metric.scoring import Item, Photo, Row, Scorer
 
 LEAST_FOR_PROCESSES = 200
-"""Photos from which on several processes are quicker, which take 4 s to start: on two cores, `grepq-sem` scores 7.9 photos of
-640 x 512 pixels a second in one process of two threads, and 10.4 in two processes of one
-(with the network before it was folded)."""
+"""Photos from which on several processes are quicker, though they take 4 s to start; by how much:
+``python -m benchmarks.studies.throughput``."""
 _BYTES_OF_A_PROCESS, _BYTES_OF_A_PIXEL = 700_000_000, 400
 _SAMPLE = 50
 _LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")  # of containers

@@ -38,9 +38,7 @@ Row: TypeAlias = dict[str, "str | int | float | None"]
 CONTENT = ("image", "bytes", "path")
 """Columns of a batch that photos may come in; where there are several, the first of these counts."""
 BATCH_ON_CUDA = 8
-"""Photos of one size at once on a GPU. On a CPU it is one: eight at once took 2.4 times as long for each with `grepq-sem`
-(640 x 512 pixels, one thread: 190 ms alone, 480 ms in a batch, whose maps no longer fit the caches; with the network
-before it was folded)."""
+"""Photos of one size at once on a GPU. On a CPU it is one: ``python -m benchmarks.studies.speed`` shows no gain by more."""
 PIXELS_ON_CUDA = 8_000_000
 """Of a batch on a GPU, together; a photo with more goes alone."""
 _AHEAD = 3
@@ -287,8 +285,9 @@ class Scorer:
         warnings = ["first of several frames or pages"] if animated else []
         if min(image.shape[1:]) < (least := self.model.least_side):
             warnings.append(f"below {least} pixels on a side, padded")
-        values = image.flatten(1)
-        if (values.amax(1) - values.amin(1)).max() <= _FLAT:
+        # By NumPy: each thread in which torch computes gets threads of its own, which wait busily (a third of the rate).
+        values = image.numpy()
+        if (values.max((1, 2)) - values.min((1, 2))).max() <= _FLAT:
             warnings.append("flat: no texture to judge")
         return Photo(image, warnings)
 
