@@ -255,8 +255,8 @@ def cluster() -> str:
     size, decode = float(read["bytes"]), float(read["seconds"])
     return (
         f"{lines}\n\n"
-        f"Reading: {photos * size / 1e12:.1f} TB in all, {photos * size / day / 1e9 * 8:.1f} Gbit/s within one day. Decoding, "
-        f"which the rates\ncontain: {photos * decode / 3600:,.0f} core-hours."
+        f"Reading: {photos * size / 1e12:.1f} TB in all, {photos * size / day / 1e9 * 8:.1f} Gbit/s within one day.\nDecoding, "
+        f"which the rates contain: {photos * decode / 3600:,.0f} core-hours."
     )
 
 
