@@ -253,11 +253,8 @@ def cluster() -> str:
         cells.append([f"`{shown}`{comma}{mode}", f"{rate:.1f}", f"{hours:,.0f}", f"{photos / rate / day:,.0f}"])
     lines = table(["metric", "photos a second and core", "core-hours of 100 million", "cores for one day"], cells)
     size, decode = float(read["bytes"]), float(read["seconds"])
-    return (
-        f"{lines}\n\n"
-        f"Reading: {photos * size / 1e12:.1f} TB in all, {photos * size / day / 1e9 * 8:.1f} Gbit/s within one day.\nDecoding, "
-        f"which the rates contain: {photos * decode / 3600:,.0f} core-hours."
-    )
+    reading = f"Reading: {photos * size / 1e12:.1f} TB in all, {photos * size / day / 1e9 * 8:.1f} Gbit/s within one day."
+    return f"{lines}\n\n{reading}\nDecoding, which the rates contain: {photos * decode / 3600:,.0f} core-hours."
 
 
 @figure(FROM_FILES)
