@@ -201,7 +201,7 @@ class Output:
         self._write(name, buffer.getvalue())
 
     def keep(self, photos: pyarrow.Table) -> set[str]:
-        """Paths of photos that have a score of the file as it is; rows of the others among `photos` are removed.
+        """Paths of those of `photos` that have a score of the file as it is; rows of the others of them are removed.
 
         Raises:
             InputError: a part is damaged.
@@ -221,7 +221,7 @@ class Output:
             columns = zip(*(table[n].to_pylist() for n in (*STATE, "error")), strict=True)
             kept = [path not in now or (now[path] == (size, time) and error is None) for path, size, time, error in columns]
             paths = table["path"].to_pylist()
-            done.update(path for path, is_kept in zip(paths, kept, strict=True) if is_kept)
+            done.update(path for path, is_kept in zip(paths, kept, strict=True) if is_kept and path in now)
             if not any(kept):
                 self.remove(name)
             elif not all(kept):
