@@ -131,8 +131,8 @@ def score(
         min=1,
         metavar="N",
         help="Score in this many processes, which share the threads; each takes the memory of a model and of its photo. "
-        "Default: one, and on a CPU with 200 photos or more one for each core, as far as memory allows. With --engine ray: its "
-        "workers, by default one for each GPU or core.",
+        "Default: one, and on a CPU with 200 photos or more one for each core, as far as memory allows. With --engine ray: "
+        "its workers, by default one for each GPU or core.",
     ),
     engine: EngineName = typer.Option(
         "local",
