@@ -203,6 +203,12 @@ def _compared(study: str, key: str, rows: Sequence[Row]) -> str:
     return f"{table(header, cells)}\n\n{measured(study)}"
 
 
+def _tables(study: str) -> str:
+    """The tables of a study as its own report has them."""
+    tables, _, _ = (RESULTS / study / f"{study}.md").read_text(encoding="utf-8").rpartition("\n\n")  # and a footer
+    return f"{tables}\n\n{measured(study)}"
+
+
 @figure(FROM_FILES)
 def semantic_head() -> str:
     return _compared("semantic_head", "head", rows_of("semantic_head"))
@@ -229,8 +235,7 @@ def modes() -> str:
 
 @figure(FROM_FILES)
 def throughput() -> str:
-    tables, _, _ = (RESULTS / "throughput" / "throughput.md").read_text(encoding="utf-8").rpartition("\n\n")  # and a footer
-    return f"{tables}\n\n{measured('throughput')}"
+    return _tables("throughput")
 
 
 @figure(FROM_FILES)
@@ -259,8 +264,7 @@ def cluster() -> str:
 
 @figure(FROM_FILES)
 def speed() -> str:
-    tables, _, _ = (RESULTS / "speed" / "speed.md").read_text(encoding="utf-8").rpartition("\n\n")  # and a footer
-    return f"{tables}\n\n{measured('speed')}"
+    return _tables("speed")
 
 
 @figure(FROM_FILES)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -329,8 +330,8 @@ class LowLevelPathway(PristineStatistics, Pathway):
         rows, columns = ((length - size) // stride + 1 for length in x.shape[2:])
         x = x[..., : size + stride * (rows - 1), : size + stride * (columns - 1)]
         if x.requires_grad:
-            cells = checkpointed(_last_map, self.encoder.backbone, x, use_reentrant=False) if checkpoint else None
-            cells = _last_map(self.encoder.backbone, x) if cells is None else cells
+            walk = partial(_last_map, self.encoder.backbone)
+            cells = checkpointed(walk, x, use_reentrant=False) if checkpoint else walk(x)
         else:
             encoder, dtype = self._fast(self.encoder, x)
             cells = _last_map(encoder.backbone, x.to(dtype))

@@ -208,13 +208,7 @@ class Output:
         """
         import pyarrow
 
-        now = dict(
-            zip(
-                photos["path"].to_pylist(),
-                zip(*(photos[n].to_pylist() for n in ("size", "modified")), strict=True),
-                strict=True,
-            )
-        )
+        now = {photo["path"]: (photo["size"], photo["modified"]) for photo in photos.to_pylist()}
         done: set[str] = set()
         for name in self.parts():
             table = self.read(name)
@@ -286,7 +280,7 @@ def score_on_ray(
         told(len(photos), 0, 0)
     done = failed = 0
     if len(photos):
-        for part in _run(ray, photos, PartWriter(scorer, output), workers):
+        for part in _run(ray, photos, scorer, output, workers):
             done, failed = done + part["done"], failed + part["failed"]
             if told is not None:
                 told(len(photos), part["done"], part["failed"])
@@ -307,7 +301,7 @@ def need_ray() -> Any:
     return ray
 
 
-def _run(ray: Any, photos: pyarrow.Table, writer: PartWriter, workers: int | None) -> Iterator[dict[str, int]]:
+def _run(ray: Any, photos: pyarrow.Table, scorer: Scorer, output: str, workers: int | None) -> Iterator[dict[str, int]]:
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level="ERROR")
     total = ray.cluster_resources()
@@ -321,8 +315,8 @@ def _run(ray: Any, photos: pyarrow.Table, writer: PartWriter, workers: int | Non
     context.enable_progress_bars = context.print_on_execution_start = False
     blocks = [photos.slice(start, rows) for start in range(0, len(photos), rows)]
     scored = ray.data.from_arrow(blocks).map_batches(
-        PartWriterOf,
-        fn_constructor_args=(writer,),
+        PartWriter,
+        fn_constructor_args=(scorer, output),
         batch_size=None,
         compute=ray.data.ActorPoolStrategy(size=number),
         **needs,
@@ -332,17 +326,6 @@ def _run(ray: Any, photos: pyarrow.Table, writer: PartWriter, workers: int | Non
     except ray.exceptions.RayError as error:  # a full disk, or a storage that may not be written
         cause = getattr(error, "cause", None) or error
         raise GRepQError(f"a worker failed: {cause}; a run that resumes goes on after what is done") from error
-
-
-class PartWriterOf:
-    """Ray makes workers of classes: one around a writer that has been made."""
-
-    def __init__(self, writer: PartWriter) -> None:
-        self.writer = writer
-
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[int]]:
-        """See `PartWriter`."""
-        return self.writer(batch)
 
 
 def _facts(scorer: Scorer) -> dict[str, Any]:
@@ -387,10 +370,8 @@ def _found(source: str, recursive: bool) -> Iterator[tuple[str, tuple[int, str]]
         raise InputError(f"cannot read {source}: {error}") from error
     readable = readable_extensions()
     for name, info in infos.items():
-        inside = (
-            PurePosixPath(name[len(path.rstrip("/")) :].lstrip("/")) if name.startswith(path) else PurePosixPath(name).name
-        )
-        hidden = any(part.startswith(".") for part in PurePosixPath(inside).parts)
+        inside = name[len(path) :] if name.startswith(path) else PurePosixPath(name).name
+        hidden = any(part.startswith(".") for part in inside.split("/"))
         if PurePosixPath(name).suffix.lower() in readable and not hidden:
             yield _name(fs, name, source), _state(info)
 
