@@ -7,7 +7,8 @@ because importing timm takes longer than importing PyTorch, and a first score wo
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -66,34 +67,53 @@ class EfficientNetLite(nn.Module):
         self.blocks = nn.Sequential(*groups)
         self.channels = tuple(ends)
 
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """Maps at the ends of stages: ``(N, 3, H, W)`` in [-1, 1] -> ``(N, c, ceil(H / stride), ceil(W / stride))`` each."""
-        return self.stages(self.walk(x, 0, len(self.blocks)))
+    def forward(self, x: Tensor, run: Callable[[Step, Tensor], Tensor] | None = None) -> list[Tensor]:
+        """Maps at the ends of stages: ``(N, 3, H, W)`` in [-1, 1] -> ``(N, c, ceil(H / stride), ceil(W / stride))`` each.
 
-    @staticmethod
-    def stages(maps: Sequence[Tensor]) -> list[Tensor]:
-        """Those of the maps of all groups that end a stage."""
-        return [maps[group] for group in ENDS]
-
-    def walk(self, x: Tensor, first: int, end: int) -> list[Tensor]:
-        """Maps of the groups `first` to `end`, without the latter, of the map before them, or of images where `first` is 0."""
-        if first == 0:
-            x = F.relu6(self.bn1(self.conv_stem(x)), inplace=True)
+        Args:
+            x: the images.
+            run: computes a step of the network from the map before, where `Step.run` alone is not to do so.
+        """
         maps = []
-        for group in range(first, end):
-            x = self.blocks[group](x)
-            maps.append(x)
+        for group, steps in enumerate(self.steps()):
+            for step in steps:
+                x = run(step, x) if run else step.run(x)
+            if group in ENDS:
+                maps.append(x)
         return maps
 
-    def reach(self, first: int, end: int) -> int:
-        """Rows of what `walk` of these groups is given that a row of its last map sees on one side, at most."""
-        convolutions = [layer for group in range(first, end) for layer in self.blocks[group].modules()]
-        rows = 0
-        for layer in reversed([*([self.conv_stem] if first == 0 else []), *convolutions]):
-            if isinstance(layer, _SameConv):
-                kernel, stride = layer.kernel_size[0], layer.stride[0]
-                rows = rows * stride + (kernel - 1 if stride > 1 else kernel // 2)
-        return rows
+    def steps(self) -> Iterator[list[Step]]:
+        """What is computed one after the other to the end of each group of blocks."""
+        for group, blocks in enumerate(self.blocks.children()):
+            found = [
+                Step(block, block.conv_dw.stride[0], _reach(block), block.conv_dw.in_channels)
+                for block in blocks.children()
+                if isinstance(block, _Block)
+            ]
+            if group == 0:  # joined: the map between is the largest
+                stem = self.conv_stem
+                found = [Step(self._begin, 2, _reach(stem) + 2 * found[0].reach, stem.out_channels // 4)]
+            yield found
+
+    def _begin(self, x: Tensor) -> Tensor:
+        return self.blocks[0](F.relu6(self.bn1(self.conv_stem(x)), inplace=True))
+
+
+@dataclass(frozen=True)
+class Step:
+    """A part of the network that has no map between that is worth keeping.
+
+    Attributes:
+        run: ``(N, C, H, W)`` -> ``(N, c, ceil(H / stride), ceil(W / stride))``.
+        stride: 1 or 2.
+        reach: rows of its input that an output sees on one side, at most.
+        width: channels of its widest map, times the share of the input's pixels that the map has.
+    """
+
+    run: Callable[[Tensor], Tensor]
+    stride: int
+    reach: int
+    width: int
 
 
 class _SameConv(nn.Conv2d):
@@ -135,6 +155,12 @@ class _Block(nn.Module):
             y = F.relu6(self.bn1(self.conv_dw(x)), inplace=True)
             y = self.bn2(self.conv_pw(y))
         return x + y if self.residual else y
+
+
+def _reach(layers: nn.Module) -> int:
+    """Of convolutions of which at most one has a kernel above 1."""
+    kernel, stride = max((layer.kernel_size[0], layer.stride[0]) for layer in layers.modules() if isinstance(layer, _SameConv))
+    return kernel - 1 if stride > 1 else kernel // 2
 
 
 def _scaled(channels: int, width: float) -> int:

@@ -441,13 +441,13 @@ class LowLevelPathway(PristineStatistics, Pathway):
 def _last_map(backbone: ResNet, x: Tensor) -> Tensor:
     """Of ResNet-18, before it is averaged: ``(N, 3, H, W)`` -> ``(N, 512, ceil(H / 32), ceil(W / 32))``."""
 
-    def first(part: Tensor) -> list[Tensor]:
-        return [backbone.layer1(backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(part)))))]
+    def first(part: Tensor) -> Tensor:
+        return backbone.layer1(backbone.maxpool(backbone.relu(backbone.bn1(backbone.conv1(part)))))
 
     if x.device.type != "cpu" or x.requires_grad or in_graph() or x.shape[2] * x.shape[3] <= TILE**2:
-        (maps,) = first(x if in_graph() else x.to(memory_format=torch.channels_last))
+        maps = first(x if in_graph() else x.to(memory_format=torch.channels_last))
     else:
-        (maps,) = in_tiles(x, lambda part: first(part.to(memory_format=torch.channels_last)), (4,), REACH, TILE)
+        maps = in_tiles(x, lambda part: first(part.to(memory_format=torch.channels_last)), 4, REACH, TILE)
     return backbone.layer4(backbone.layer3(backbone.layer2(maps)))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import product
 
@@ -10,36 +10,31 @@ import torch
 from torch import Tensor
 
 
-def in_tiles(
-    x: Tensor, network: Callable[[Tensor], list[Tensor]], strides: Sequence[int], reach: int, side: int
-) -> list[Tensor]:
-    """What a convolutional network makes of images, computed for one tile of an image after the other.
+def in_tiles(x: Tensor, network: Callable[[Tensor], Tensor], stride: int, reach: int, side: int) -> Tensor:
+    """The map that a convolutional network makes of images, computed for one tile of an image after the other.
 
     Args:
         x: ``(N, C, H, W)``.
-        network: to maps ``(N, c, ceil(H / stride), ceil(W / stride))``. Its padding may be TensorFlow's, which depends on
-            whether sides are odd: the tiles have sides that are as odd as those of the image at each stride.
-        strides: of the maps, each a multiple of the one before.
+        network: to a map ``(N, c, ceil(H / stride), ceil(W / stride))``. Its padding may be TensorFlow's, which depends on
+            whether sides are odd: the tiles have sides that are as odd as those of the image.
+        stride: of the map.
         reach: rows and columns on each side that an output sees.
-        side: of a tile without what is computed twice.
+        side: largest of a tile, without what is computed twice.
 
     Returns:
-        The maps, equal to those of whole images.
+        The map, equal to that of whole images.
     """
     count, _, height, width = x.shape
-    maps: list[Tensor] = []
-    spans = list(product(_spans(height, side, reach, strides[-1]), _spans(width, side, reach, strides[-1])))
+    whole: Tensor | None = None
+    spans = list(product(_spans(height, side, reach, stride), _spans(width, side, reach, stride)))
     for i, (rows, columns) in product(range(count), spans):
-        parts = network(x[i : i + 1, :, rows.seen, columns.seen])
-        if not maps:  # filled tile by tile: joining tiles at the end would need the memory of all twice
-            sizes = ((count, part.shape[1], -(-height // s), -(-width // s)) for part, s in zip(parts, strides, strict=True))
-            maps = [
-                torch.empty(size, dtype=part.dtype, device=part.device, memory_format=torch.channels_last)
-                for part, size in zip(parts, sizes, strict=True)
-            ]
-        for whole, part, stride in zip(maps, parts, strides, strict=True):
-            whole[i, :, rows.at(stride), columns.at(stride)] = part[0, :, rows.inside(stride), columns.inside(stride)]
-    return maps
+        part = network(x[i : i + 1, :, rows.seen, columns.seen])
+        if whole is None:  # filled tile by tile: joining tiles at the end would need the memory of all twice
+            size = (count, part.shape[1], -(-height // stride), -(-width // stride))
+            whole = torch.empty(size, dtype=part.dtype, device=part.device, memory_format=torch.channels_last)
+        whole[i, :, rows.at(stride), columns.at(stride)] = part[0, :, rows.inside(stride), columns.inside(stride)]
+    assert whole is not None  # images have pixels
+    return whole
 
 
 @dataclass(frozen=True)
@@ -66,8 +61,10 @@ class _Span:
 
 
 def _spans(length: int, side: int, reach: int, unit: int) -> Iterator[_Span]:
-    """Spans of about `side` that cover a length; what they see begins and ends at multiples of `unit` from either end."""
-    step, margin = max(side // unit, 1) * unit, -(-reach // unit) * unit
+    """Spans of equal length that cover a length; what they see begins and ends at multiples of `unit` from either end."""
+    units = -(-length // unit)
+    step = -(-units // -(-length // side)) * unit
+    margin = -(-reach // unit) * unit
     for start in range(0, length, step):
         end = min(start + step, length)
         bottom = min(end + margin, length)
