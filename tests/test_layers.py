@@ -13,7 +13,7 @@ import pytest
 from tests.source import Module, imports, is_private, modules
 
 FLOORS = (
-    ("catalog", "devices", "errors", "files"),
+    ("catalog", "devices", "errors", "files", "tables"),
     ("images", "inputs", "pathways", "weights"),
     ("model",),
     ("heads", "loss", "scoring", "training"),

@@ -29,7 +29,7 @@ def grepq(pathways: list[str], **options: Any) -> GRepQ:
         pathways: see `GRepQ`.
         options: of `GRepQ`.
     """
-    model = GRepQ(pathways, name="untrained", **options).requires_grad_(False)
+    model = GRepQ(pathways, name="untrained", dense="low" in pathways, **options).requires_grad_(False)
     packaged = GRepQ.from_pretrained("grepq-ll")
     if model.low is not None and packaged.low is not None:
         model.low.load_state_dict(packaged.low.state_dict())

@@ -139,7 +139,8 @@ def _check_plot(plot: Path) -> None:
 
 
 def _read(paths: list[Path], image_column: str, mos_column: str, weight_column: str | None, root: Path | None) -> Labels:
-    from grepq_metric.heads.labels import DELIMITERS, read_labels
+    from grepq_metric.heads.labels import read_labels
+    from grepq_metric.tables import DELIMITERS
 
     if len(paths) != 1:
         raise InputError(f"expected one CSV file of labels, got {len(paths)} arguments")

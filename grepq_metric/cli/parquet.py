@@ -5,27 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 
 from grepq_metric.cli.writers import SCORES, SIZES, Row, as_text
 from grepq_metric.errors import InputError
 from grepq_metric.files import whole_file
+from grepq_metric.tables import need_pyarrow
 
 ROW_GROUP = 50_000
 """Rows in memory at once."""
-
-
-def need_pyarrow() -> ModuleType:
-    """pyarrow's module for Parquet.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise InputError('Parquet needs pyarrow: pip install "grepq-metric[parquet]"') from error
-    return pyarrow.parquet
 
 
 def write_parquet(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:

@@ -209,7 +209,7 @@ def _check_output(output: Path | None, format: Format, resume: bool) -> None:
     if resume and not recorded(output, format):
         raise InputError("--resume goes on after an --output of CSV, JSON, JSON lines or Parquet, which programs can read")
     if format is Format.parquet:
-        from grepq_metric.cli.parquet import need_pyarrow
+        from grepq_metric.tables import need_pyarrow
 
         need_pyarrow()
 

@@ -15,8 +15,8 @@ import numpy as np
 
 from grepq_metric.errors import InputError
 from grepq_metric.files import whole_file
+from grepq_metric.tables import header
 
-DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 LARGEST = 1e100
 """No scale of opinions reaches so far, and squares of what is larger overflow."""
 
@@ -124,7 +124,7 @@ class _Sheet:
 
     def __init__(self, path: Path, text: str, columns: list[str]) -> None:
         self.path, self.columns = path, columns
-        self.delimiter, self.header = _header(text, columns)
+        self.delimiter, self.header = header(io.StringIO(text, newline=""), columns)
         if missing := [column for column in columns if column not in self.header]:
             raise InputError(f"{path} has no column {missing[0]!r}, it has {', '.join(map(repr, self.header)) or 'none'}")
         if twice := [column for column in columns if self.header.count(column) > 1]:
@@ -172,13 +172,6 @@ class _Sheet:
         if not abs(value) <= LARGEST or (column == 2 and value <= 0):
             raise InputError(f"{where} {self.columns[column]!r}{hint}, got {text[:80]!r}")
         return value
-
-
-def _header(text: str, columns: list[str]) -> tuple[str, list[str]]:
-    """The delimiter by which a header has the columns, or else the most, and all of its columns."""
-    found = {d: next(csv.reader(io.StringIO(text, newline=""), delimiter=d), []) for d in DELIMITERS}
-    best = max(found, key=lambda delimiter: (len(set(columns) & set(found[delimiter])), len(found[delimiter])))
-    return best, found[best]
 
 
 def _check_names(names: Sequence[str]) -> None:
