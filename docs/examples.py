@@ -90,6 +90,12 @@ def example_scores() -> str:
 
 
 @figure(FROM_RUNS)
+def example_meaning() -> str:
+    arguments = ["score", *PHOTOS, "--points", "--percentile", "--facts", "--sort", "best"]
+    return fence(f"$ grepq {' '.join(arguments)}\n{command(arguments).rstrip()}")
+
+
+@figure(FROM_RUNS)
 def example_csv() -> str:
     arguments = ["score", ".", "-o", "scores.csv"]
     return fence(f"$ grepq {' '.join(arguments)}\n$ cat scores.csv\n{command(arguments, 'scores.csv')}")

@@ -87,6 +87,43 @@ def score_quantiles() -> str:
     )
 
 
+REFERENCE = ROOT / "grepq_metric" / "assets" / "reference.json"
+
+
+@figure(FROM_FILES)
+def reference_scores() -> str:
+    found = json.loads(REFERENCE.read_text(encoding="utf-8"))
+    percents = (5, 16, 50, 84, 95)
+    rows = []
+    for identity, quantiles in found["scores"].items():
+        if "+" not in identity:  # the modes have nearly the same
+            rows.append([f"`{identity}`", *(f"{quantiles[2 * percent]:.3f}" for percent in percents)])
+    header = ["photos with a lower score", *(f"{percent} %" for percent in percents)]
+    return f"{table(header, rows)}\n\n*{found['date']}, {found['name']}; `{found['made_by']}`*"
+
+
+@figure(FROM_FILES)
+def reference_facts() -> str:
+    found = json.loads(REFERENCE.read_text(encoding="utf-8"))
+    rows = [[name, *(f"{values[2 * percent]:.2f}" for percent in (10, 50, 90))] for name, values in found["facts"].items()]
+    return table(["photos with less of it", "10 %", "50 %", "90 %"], rows)
+
+
+@figure(FROM_FILES)
+def sizes() -> str:
+    rows = [row for row in rows_of("sizes") if row["table"] == "size"]
+    cells = ([f"`{r['metric']}`", f"{r['size']:,}", f"{r['srcc']:.3f}", f"{r['change']:+.2f}"] for r in rows)
+    return table(["metric", "pixels of the longer side", "SRCC with full size", "mean change (standard deviations)"], cells)
+
+
+@figure(FROM_FILES)
+def mixed_sizes() -> str:
+    rows = [row for row in rows_of("sizes") if row["table"] == "mixed"]
+    cells = ([f"`{r['metric']}`", f"{r['resolution']:,}" if r["resolution"] else "full size", f"{r['srcc']:.3f}"] for r in rows)
+    header = ["metric", "resolution", "SRCC with all photos at 1,024 pixels"]
+    return f"{table(header, cells)}\n\n{measured('sizes')}"
+
+
 @figure(FROM_FILES)
 def photos() -> str:
     return f"{len(zero_shot_scores()):,}"

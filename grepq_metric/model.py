@@ -31,6 +31,7 @@ from grepq_metric.pathways import (
     image_tower_of,
 )
 from grepq_metric.pathways.base import as_plain, check_number
+from grepq_metric.reference import Numbers, Reference, Scale
 from grepq_metric.weights import HubOptions, check_name, load_tensors, read_weights, weights_id, write_folder
 from grepq_metric.weights.card import TEMPLATE, card_facts
 
@@ -202,6 +203,34 @@ class GRepQ(
                 the likely scale), or the model has no weights. In a compiled graph, values are not looked at.
         """
         return self.parts(self.prepare(x))["score"].to(result_type(x)).unsqueeze(1)
+
+    def percentile(self, scores: Numbers) -> Numbers:
+        """Percentage of the packaged reference photos that score lower, from 0 to 100, see `Reference.percentile`.
+
+        Args:
+            scores: of this model: a number, an array or a tensor; so is what comes back.
+
+        Raises:
+            InputError: the package has no reference for these weights in this mode.
+
+        Examples:
+            >>> from grepq_metric import GRepQ
+            >>> model = GRepQ.from_pretrained("grepq-sem")
+            >>> model.percentile(0.3) < 50 < model.percentile(0.8)
+            True
+        """
+        return Reference.packaged(self.weights_id).percentile(scores)
+
+    def points(self, scores: Numbers) -> Numbers:
+        """Scores on a scale from 0 to 100 for people, which rises with the score everywhere, see `Scale`.
+
+        Args:
+            scores: of this model: a number, an array or a tensor; so is what comes back.
+
+        Raises:
+            InputError: the package has no reference for these weights in this mode.
+        """
+        return Scale.packaged(self.weights_id, self.best).points(scores)
 
     def components(self, x: Tensor) -> dict[str, Tensor | None]:
         """The score and its parts, each ``(N, 1)``, or None where the weights lack the pathway. `x` as for `forward`.

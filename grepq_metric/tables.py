@@ -17,7 +17,9 @@ Row: TypeAlias = "dict[str, str | int | float | None]"
 SUFFIXES = (".csv", ".json", ".jsonl", ".parquet")
 """Endings of files that are read as tables; also folders that hold Parquet files alone are."""
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-TEXTS = ("path", "image", "error", "warning", "map", "weights_id")
+FACTS = ("sharpness", "noise", "exposure", "colourfulness", "blocking")
+"""Columns of what `grepq_metric.facts` measures, in order."""
+TEXTS = ("path", "image", "error", "warning", "map", "kept", "facts", "weights_id")
 """Columns of CSV files that are text, whatever they hold."""
 
 

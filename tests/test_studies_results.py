@@ -24,13 +24,14 @@ STUDIES = (
     "modes",
     "restoration",
     "semantic_head",
+    "sizes",
     "speed",
     "synthetic",
     "throughput",
     "tiny_clip",
     "training_gain",
 )
-FROM_FILES = ("few_labels", "learning_curves", "restoration", "synthetic")
+FROM_FILES = ("few_labels", "learning_curves", "restoration", "sizes", "synthetic")
 """Studies whose figures can be computed anew from what is committed alone."""
 LARGEST = 100_000
 

@@ -16,7 +16,7 @@ FARTHEST = 6
 """Distance of the strongest tint, as a multiple of the typical distance of a pristine patch."""
 CLEAR, WORST = 0.8, 0.2
 """Q_S without a tint, and that of the strongest one."""
-OPACITY = 0.55
+OPACITY = 0.3
 """Of the strongest tint: the photo stays visible under it."""
 LEGEND = 36
 """Height of the legend in pixels."""
@@ -45,7 +45,8 @@ class Layer:
 def draw(model: GRepQ, x: Tensor) -> np.ndarray:
     """Blend the map of ``(1, 3, H, W)`` RGB in [0, 1] over it: ``(H + LEGEND, W, 3)`` uint8 in BGR.
 
-    The photo stays as it is where it is good, and turns yellow, then red, where it is bad. It is one scale for all photos,
+    The photo stays as it is where it is good, and turns yellow, then red, where it is bad, with a contour at each tick of the
+    legend. It is one scale for all photos,
     which the legend shows: of the semantic pathway Q_S from `CLEAR` to `WORST`; without it, of the low-level one the distance,
     from the typical one of patches of pristine photos (root mean square) to `FARTHEST` times that.
     """
@@ -61,7 +62,7 @@ def draw(model: GRepQ, x: Tensor) -> np.ndarray:
     column = column.clip(0, layer.level.shape[1] - 1)
     row = row.clip(0, layer.level.shape[0] - 1)
     smooth = cv2.remap(layer.level, column, row, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return np.vstack([_tint(photo, smooth.clip(0, 1)), _legend(width, layer)])
+    return np.vstack([_lines(_tint(photo, smooth.clip(0, 1)), smooth, len(layer.ticks)), _legend(width, layer)])
 
 
 def _quality(model: GRepQ, x: Tensor) -> Layer:
@@ -103,6 +104,24 @@ def _tint(picture: np.ndarray, level: np.ndarray) -> np.ndarray:
     colours = cv2.applyColorMap((255 * (1 - level)).astype(np.uint8), cv2.COLORMAP_AUTUMN)
     opacity = OPACITY * np.sqrt(level)[..., None]
     return ((1 - opacity) * picture + opacity * colours).round().astype(np.uint8)
+
+
+def _lines(picture: np.ndarray, level: np.ndarray, ticks: int) -> np.ndarray:
+    """Draw the contour of each tick of the legend: the places beyond are worse; a dark edge makes it seen on any photo."""
+    contours = [
+        (_colour(bound), cv2.findContours((level >= bound).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0])
+        for bound in np.linspace(0, 1, ticks)[1:]
+    ]
+    for _, lines in contours:
+        cv2.drawContours(picture, lines, -1, _INK, 3, cv2.LINE_AA)
+    for colour, lines in contours:
+        cv2.drawContours(picture, lines, -1, colour, 1, cv2.LINE_AA)
+    return picture
+
+
+def _colour(level: float) -> tuple[int, ...]:
+    found = cv2.applyColorMap(np.array([[255 * (1 - level)]]).astype(np.uint8), cv2.COLORMAP_AUTUMN)
+    return tuple(map(int, found[0, 0]))
 
 
 def _legend(width: int, layer: Layer) -> np.ndarray:

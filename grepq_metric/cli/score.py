@@ -11,16 +11,32 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from grepq_metric.cli.choosing import REJECTED, Choice, Choosing, Order
 from grepq_metric.cli.photos import PhotoArguments, as_they_come
 from grepq_metric.cli.progress import Progress
 from grepq_metric.cli.record import Previous, Record, facts_of, recorded, state_of
-from grepq_metric.cli.writers import Format, Results, format_for, input_identities, refuse_existing, rows_file
+from grepq_metric.cli.writers import (
+    Format,
+    Results,
+    Row,
+    format_for,
+    input_identities,
+    is_regular,
+    refuse_existing,
+    rows_file,
+)
 from grepq_metric.errors import InputError
+from grepq_metric.tables import SUFFIXES
 
 if TYPE_CHECKING:
     from grepq_metric.cli.maps import MapFolder
     from grepq_metric.cli.scoring import PhotoItem, PhotoScorer
+    from grepq_metric.reference import Reference
     from grepq_metric.scoring import Engine
+
+
+MEANING, CHOICE = "What a score means", "Find and choose"
+"""Groups of options in the help."""
 
 
 class EngineName(str, Enum):
@@ -40,6 +56,8 @@ EPILOG = """\
 `grepq score holiday -o scores.jsonl --map maps` also draws where each photo is good and bad.
 
 `grepq score holiday --head mos.safetensors --interval 0.9` predicts your raters' scores.
+
+`grepq score holiday --percentile --facts --worst 10` shows the ten worst photos, and what stands out in them.
 
 `grepq score archive -o scores.csv --resume` goes on where an earlier run was ended.
 
@@ -90,6 +108,78 @@ def score(
         metavar="PIXELS",
         help="Reduce photos whose longer side is above this first, so that photos of all sizes are compared at one; also a "
         "mode of its own. Default: full size.",
+    ),
+    percentile: bool = typer.Option(
+        False,
+        "--percentile",
+        help="Add the percentage of reference photos with a lower score, for example 83.",
+        rich_help_panel=MEANING,
+    ),
+    points: bool = typer.Option(
+        False,
+        "--points",
+        help="Add the score on a scale from 0 to 100, on which half of the reference photos are above 50.",
+        rich_help_panel=MEANING,
+    ),
+    facts: bool = typer.Option(
+        False,
+        "--facts",
+        help="Add sharpness, noise, exposure, colourfulness and blocking, and in words what stands out among reference "
+        "photos. They accompany the score, and do not enter it.",
+        rich_help_panel=MEANING,
+    ),
+    reference: Path = typer.Option(
+        None,
+        metavar="PATH",
+        help="Reference photos of your own for --percentile: a folder, which is scored first, or a table of scores that grepq "
+        "score has written. Default: 1,200 photos whose scores are in this package.",
+        rich_help_panel=MEANING,
+    ),
+    sort: Order = typer.Option(
+        None, help="Rows in this order, **best** or **worst** first, when all are known.", rich_help_panel=CHOICE
+    ),
+    worst: int = typer.Option(
+        None,
+        min=1,
+        metavar="N",
+        help="Show the N worst photos, the worst first; an --output still gets all rows.",
+        rich_help_panel=CHOICE,
+    ),
+    best: int = typer.Option(
+        None,
+        min=1,
+        metavar="N",
+        help="Show the N best photos, the best first; an --output still gets all rows.",
+        rich_help_panel=CHOICE,
+    ),
+    keep_above: float = typer.Option(
+        None,
+        metavar="VALUE",
+        help="Keep photos with this many points or more, and say so in a column. The exit status is 3 if one is rejected.",
+        rich_help_panel=CHOICE,
+    ),
+    by: str = typer.Option(
+        None,
+        metavar="COLUMN",
+        help="What --keep-above, --sort, --worst and --best look at, for example percentile, score or sharpness. "
+        "Default: points for --keep-above, mos with --head.",
+        rich_help_panel=CHOICE,
+    ),
+    list_rejects: Path = typer.Option(
+        None, metavar="FILE", help="Write the names of rejected photos to this file, one a line.", rich_help_panel=CHOICE
+    ),
+    move_rejects: Path = typer.Option(
+        None,
+        metavar="DIR",
+        help="Say which rejected photos would be moved to this folder, and with --apply move them; none is ever deleted.",
+        rich_help_panel=CHOICE,
+    ),
+    apply: bool = typer.Option(False, "--apply", help="Move what --move-rejects names.", rich_help_panel=CHOICE),
+    xmp: bool = typer.Option(
+        False,
+        "--xmp",
+        help="Write 1 to 5 stars, a fifth of the reference photos each, to PHOTO.xmp, which darktable and digiKam read.",
+        rich_help_panel=CHOICE,
     ),
     recursive: bool = typer.Option(True, "--recursive/--no-recursive", help="Search folders with all their subfolders."),
     null: bool = typer.Option(False, "--null", "-0", help="Names on standard input end with a NUL byte: `find -print0`."),
@@ -149,12 +239,20 @@ def score(
     and the exit status is 1.
     """
     file = None if output is None else Path(output)
-    modes = {"precision": precision, "speed": speed, "resolution": resolution}
-    modes = {name: value for name, value in modes.items() if value is not None}
+    given = {"precision": precision, "speed": speed, "resolution": resolution}
+    modes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    choice = Choice(sort, worst, best, keep_above, by, list_rejects, move_rejects, apply, overwrite)
+    wanted = {"percentile": percentile or xmp, "points": points, "facts": facts}
+    modes["extras"] = tuple({*(name for name, asked in wanted.items() if asked), *choice.extras(head)})
+    if reference is not None and "percentile" not in modes["extras"]:
+        raise InputError("--reference is about percentiles: it goes with --percentile or --xmp")
     if engine is EngineName.ray:
         _check(head, interval, max_pixels, overwrite, resume)
         if map is not None or format not in (None, Format.parquet):
             raise InputError("--engine ray draws no maps and writes Parquet alone: leave out --map and --format")
+        if choice != Choice(overwrite=overwrite) or xmp:
+            raise InputError("--engine ray scores alone: sort, choose and rate from its table")
+        modes["reference"] = reference
         scorer = _scorer(metric, weights, device, head, interval, None, int(max_pixels * 1e6), modes)
         from grepq_metric.cli.cluster import score_on_cluster
 
@@ -170,20 +268,29 @@ def score(
     todo = listed if listed is None or previous is None else [path for path in listed if path not in previous.done]
     if listed is not None:
         _tell(photos.notes())
-    scorer = _scorer(metric, weights, device, head, interval, maps, int(max_pixels * 1e6), modes)
-    columns = _columns(scorer)
+    if reference is not None:
+        modes["reference"] = _reference(reference, metric, weights, device, head, int(max_pixels * 1e6), modes)
+    scorer = _scorer(metric, weights, device, head, interval, maps, int(max_pixels * 1e6), modes, xmp)
+    columns = _columns(scorer, choice)
+    choosing = Choosing(choice, choice.column(head) or columns[1])
+    choice.check(columns, listed or ())
+    held = choice.sorts and file is None
     with _engine(scorer, jobs, todo, device) as running, Results(file, output_format, columns, overwrite) as results:
-        record = _record(file, output_format, running.facts, columns, previous, results, todo)
+        record = _record(file, output_format, running.facts, columns, previous, results, todo, choosing)
         progress = Progress(None if todo is None else len(todo))
         try:
             for item, row in running.stream(_items(photos, todo, maps)):
                 with progress.paused():
                     if record is not None:
                         record.note(item.name, item.state)
-                    results.row({**dict.fromkeys(columns), **row, "path": item.name})
+                    whole = choosing.add({**dict.fromkeys(columns), **row, "path": item.name})
+                    if not held:
+                        results.row(whole)
                 progress.advance(row["error"] is not None)
         except KeyboardInterrupt:
             progress.close()
+            if held:
+                _all_rows(results, choosing.shown())
             kept = f", kept in {file}" if file is not None and progress.done else ""
             typer.echo(f"interrupted: {progress.done} photos are done{kept}", err=True)
             raise typer.Exit(130) from None
@@ -191,14 +298,67 @@ def score(
             progress.close()
             if record is not None:
                 record.close()
+        if held:
+            _all_rows(results, choosing.shown())
+    if file is not None and choice.sorts:
+        _put_in_order(file, output_format, columns, choosing)
     if listed is None:
         _tell(photos.notes())
         if not progress.done:
             raise InputError("no names of photos came on standard input")
     before = len(listed or ()) - len(todo or ())
     _tell([_summary(progress, before, file, map)], "yellow" if progress.failed else None)
+    _tell(choosing.finish())
     if progress.failed:
         raise typer.Exit(1)
+    if choosing.rejects:
+        raise typer.Exit(REJECTED)
+
+
+def _all_rows(results: Results, rows: Iterable[Row]) -> None:
+    for row in rows:
+        results.row(row)
+
+
+def _put_in_order(file: Path, format: Format, columns: Sequence[str], choosing: Choosing) -> None:
+    """After the run, which writes rows as they come so that none is lost."""
+    if choosing.rows and is_regular(file):
+        with Results(file, format, columns, overwrite=True) as results:
+            results.take_over(choosing.ordered())
+    if choosing.choice.order is None:
+        with Results(None, Format.table, columns) as shown:
+            _all_rows(shown, choosing.shown())
+
+
+def _reference(
+    given: Path,
+    metric: str | None,
+    weights: str | None,
+    device: str | None,
+    head: Path | None,
+    max_pixels: int,
+    modes: Mapping[str, Any],
+) -> Path | Reference:
+    """A table as it is, or the scores of a folder of photos."""
+    from grepq_metric.cli.scoring import PhotoItem
+    from grepq_metric.reference import Reference
+    from grepq_metric.tables import is_table
+
+    if given.exists() and not is_table(given) and not given.is_dir():
+        raise InputError(f"--reference {given} is neither a folder of photos nor a table: expected {', '.join(SUFFIXES)}")
+    if not given.is_dir() or is_table(given):
+        return given
+    plain = {name: value for name, value in modes.items() if name != "extras"}
+    scorer = _scorer(metric, weights, device, head, None, None, max_pixels, plain)
+    photos = PhotoArguments([str(given)]).all()
+    with _engine(scorer, None, photos, device) as running:
+        typer.echo(f"{len(photos)} reference photos of {given} come first", err=True)
+        progress, scores = Progress(len(photos)), []
+        for _, row in running.stream(PhotoItem(photo, photo) for photo in photos):
+            scores.append(row[scorer.columns[0]])
+            progress.advance(row["error"] is not None)
+        progress.close()
+    return Reference.of((score for score in scores if score is not None), str(given), running.facts["weights_id"])
 
 
 def _check_output(output: Path | None, format: Format, resume: bool) -> None:
@@ -273,7 +433,8 @@ def _scorer(
     interval: float | None,
     maps: MapFolder | None,
     max_pixels: int,
-    modes: dict[str, Any],
+    modes: Mapping[str, Any],
+    rates: bool = False,
 ) -> PhotoScorer:
     from grepq_metric.cli.loading import chosen
     from grepq_metric.cli.scoring import PhotoScorer
@@ -282,6 +443,7 @@ def _scorer(
     return PhotoScorer(
         draws=maps is not None,
         replace=maps is not None and maps.overwrite,
+        rates=rates,
         weights=name,
         head=head,
         device=device,
@@ -292,11 +454,13 @@ def _scorer(
     )
 
 
-def _columns(scorer: PhotoScorer) -> tuple[str, ...]:
+def _columns(scorer: PhotoScorer, choice: Choice) -> tuple[str, ...]:
     """Of the output, in order. The weights' id is the same in each row, and is told once."""
     columns = ["path", *(name for name in scorer.columns if name != "weights_id")]
     if scorer.draws:
         columns.insert(columns.index("warning"), "map")
+    if choice.keep_above is not None:
+        columns.insert(columns.index("width"), "kept")
     return tuple(columns)
 
 
@@ -319,6 +483,7 @@ def _record(
     previous: Previous | None,
     results: Results,
     todo: Iterable[str] | None,
+    choosing: Choosing,
 ) -> Record | None:
     """Begin to record the run, after what an earlier one left; None: it can't be resumed."""
     if output is None or not recorded(output, format):
@@ -330,7 +495,7 @@ def _record(
         return record
     previous.check(found)
     record.begin(found, previous.states)
-    results.take_over(previous.kept(todo or ()))
+    results.take_over(map(choosing.add, previous.kept(todo or ())))
     return record
 
 

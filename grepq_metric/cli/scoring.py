@@ -14,6 +14,7 @@ from torch import Tensor
 
 from grepq_metric.cli.maps import write_map
 from grepq_metric.cli.record import State
+from grepq_metric.cli.sidecars import write_sidecar
 from grepq_metric.errors import InputError
 from grepq_metric.images import PixelLimitError, file_pixels
 from grepq_metric.scoring import Item, Photo, Row, Scorer
@@ -47,12 +48,13 @@ class PhotoScorer(Scorer):
     Args:
         draws: whether rows get maps.
         replace: whether maps may replace files.
+        rates: whether stars are written to sidecars of photos.
         arguments: of `Scorer`.
     """
 
-    def __init__(self, *, draws: bool, replace: bool, **arguments: Any) -> None:
+    def __init__(self, *, draws: bool, replace: bool, rates: bool = False, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.draws, self.replace = draws, replace
+        self.draws, self.replace, self.rates = draws, replace, rates
 
     def facts(self) -> dict[str, Any]:
         """See `Scorer.facts`.
@@ -75,9 +77,14 @@ class PhotoScorer(Scorer):
             raise InputError(f"{error} (--max-pixels)") from error
 
     def finish(self, item: Item, x: Tensor, row: Row) -> None:
-        """Draw the map."""
+        """Draw the map, and write the stars."""
         if isinstance(item, PhotoItem) and item.map is not None:
             row["map"] = str(write_map(self.model, x, item.map, self.replace))
+        if self.rates and isinstance(percentile := row["percentile"], float):
+            try:
+                write_sidecar(item.name, percentile)
+            except InputError as error:
+                row["warning"] = "; ".join(str(text) for text in (row["warning"], error) if text)
 
 
 def worth_starting(photos: Sequence[str] | None, device: str | None) -> int:

@@ -19,11 +19,16 @@ from grepq_metric import catalog
 from grepq_metric.cli.photos import identity
 from grepq_metric.errors import InputError
 from grepq_metric.files import disk_error, whole_file
+from grepq_metric.tables import FACTS
 
 Value: TypeAlias = str | int | float | None
 Row: TypeAlias = Mapping[str, Value]
-SCORES = ("score", "low", "semantic", "high", "mos", "mos_low", "mos_high")
+SCORES = ("score", "low", "semantic", "high", "mos", "mos_low", "mos_high", "percentile", "points", *FACTS)
 """Columns of real numbers, which are written with six significant digits: a photo's score is known no better."""
+PERCENT = ("percentile", "points")
+"""Of these, those from 0 to 100, of which people read one decimal."""
+REMARKS = ("kept", "facts", "map", "warning", "error")
+"""Columns of text that only some rows have; people read them behind the path."""
 SIZES = ("width", "height")
 """Columns of whole numbers."""
 
@@ -93,9 +98,10 @@ class TableWriter:
         cells = []
         for name in self.numbers:
             value = row[name]
-            text = "-" if value is None else f"{value:#.6g}" if name in SCORES else str(value)
+            kind = ".1f" if name in PERCENT else "#.6g" if name in SCORES else ""
+            text = "-" if value is None else f"{value:{kind}}"
             cells.append(f"{text:>{_width(name)}}")
-        remarks = [f"  {name}: {one_line(row[name])}" for name in ("map", "warning", "error") if row.get(name)]
+        remarks = [f"  {name}: {one_line(row[name])}" for name in REMARKS if row.get(name)]
         return f"{' '.join(cells)}  {one_line(row['path'])}{''.join(remarks)}\n"
 
     def end(self) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,7 +29,9 @@ from grepq_metric.images import (
     read_bytes,
 )
 from grepq_metric.model import OPTIONS, PATHWAYS, GRepQ, check_options
+from grepq_metric.reference import Reference, Scale
 from grepq_metric.scoring.processes import Processes
+from grepq_metric.tables import FACTS
 
 if TYPE_CHECKING:
     from grepq_metric.heads.regressor import GRepQRegressor
@@ -37,6 +40,8 @@ Row: TypeAlias = dict[str, "str | int | float | None"]
 """What is known of one photo, by column."""
 CONTENT = ("image", "bytes", "path")
 """Columns of a batch that photos may come in; where there are several, the first of these counts."""
+EXTRAS = ("percentile", "points", "facts")
+"""What rows may hold beside scores."""
 BATCH_ON_CUDA = 8
 """Photos of one size at once on a GPU. On a CPU it is one: ``python -m benchmarks.studies.speed`` shows no gain by more."""
 PIXELS_ON_CUDA = 8_000_000
@@ -67,10 +72,12 @@ class Photo:
     Attributes:
         image: ``(3, H, W)`` in [0, 1].
         warnings: why its score may mean little.
+        facts: columns of facts, where they are wanted and it is large enough.
     """
 
     image: Tensor
     warnings: list[str]
+    facts: Row = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,8 @@ class _Loaded:
     model: GRepQ
     regressor: GRepQRegressor | None
     weights_id: str
+    reference: Reference | None
+    scale: Scale | None
 
 
 _loading = threading.Lock()
@@ -95,13 +104,17 @@ class Scorer:
         device: torch's name of it; None: cuda if there is one, else the CPU.
         interval: with a head: share of photos, in (0, 1), whose MOS is to lie between ``mos_low`` and ``mos_high``.
         max_pixels: photos with more are refused before they are decoded.
+        extras: some of `EXTRAS`, further columns: ``percentile``, of the reference photos with a lower score; ``points``, the
+            score on a scale from 0 to 100, see `grepq_metric.reference.Scale`; ``facts``, what `grepq_metric.facts` measures
+            and says, a column each and one of words.
+        reference: of the percentiles: a table of scores that `read_table` reads, or a `Reference`; None: the packaged one.
         batch_size: photos of one size that follow each other and go through the network at once; None: what is quickest,
             one on a CPU. Scores do not depend on it (1e-6).
         options: of `GRepQ.from_pretrained`, such as ``precision`` and ``resolution``.
 
     Raises:
         InputError: an option is unknown or out of its range.
-        FileNotFoundError: there is no such head.
+        FileNotFoundError: there is no such head or reference.
 
     Examples:
         >>> import pickle, tempfile
@@ -125,9 +138,19 @@ class Scorer:
         *,
         interval: float | None = None,
         max_pixels: int = MAX_PIXELS,
+        extras: Collection[str] = (),
+        reference: str | Path | Reference | None = None,
         batch_size: int | None = None,
         **options: Any,
     ) -> None:
+        if isinstance(extras, str) or any(name not in EXTRAS for name in extras):
+            raise InputError(f"extras must be a list of some of {EXTRAS}, got {extras!r}")
+        if head is not None and "points" in extras:
+            raise InputError("points are a scale of scores, and a MOS has the scale of its ratings: leave them out")
+        if reference is None and head is not None and "percentile" in extras:
+            raise InputError("there is no packaged reference of predicted MOS: give a table of some as the reference")
+        if isinstance(reference, (str, Path)) and not os.path.exists(reference):
+            raise FileNotFoundError(f"no such table: {reference}")
         if head is not None and not headfile.find(head).is_file():
             raise FileNotFoundError(f"no such head: {head}")
         if interval is not None and head is None:
@@ -143,6 +166,8 @@ class Scorer:
         self.weights = os.path.abspath(weights) if weights and os.path.exists(weights) and not _built_in(weights) else weights
         self.head = head if head is None or catalog.find_head(str(head)) else os.path.abspath(head)
         self.device, self.interval, self.max_pixels, self.batch_size = device, interval, max_pixels, batch_size
+        self.extras = tuple(name for name in EXTRAS if name in extras)
+        self.reference = os.path.abspath(reference) if isinstance(reference, (str, Path)) else reference
         self.options = options
         self._loaded: _Loaded | None = None
 
@@ -155,12 +180,14 @@ class Scorer:
         scores: tuple[str, ...] = ("score", *PATHWAYS)
         if self.head is not None:
             scores = ("mos",) if self.interval is None else ("mos", "mos_low", "mos_high")
-        return (*scores, "width", "height", "warning", "error", "weights_id")
+        meaning = [column for name in self.extras for column in ((*FACTS, "facts") if name == "facts" else (name,))]
+        return (*scores, *meaning, "width", "height", "warning", "error", "weights_id")
 
     @property
     def types(self) -> dict[str, str]:
         """Of the `columns`, as Arrow names them: ``float64``, ``int32`` or ``string``, with nulls."""
-        others = {"width": "int32", "height": "int32", "warning": "string", "error": "string", "weights_id": "string"}
+        others = {"width": "int32", "height": "int32", "weights_id": "string"}
+        others |= dict.fromkeys(("facts", "warning", "error"), "string")
         return {name: others.get(name, "float64") for name in self.columns}
 
     @property
@@ -179,6 +206,7 @@ class Scorer:
             "weights_id": self._load().weights_id,
             "head": None if self.head is None else sha256(headfile.find(self.head)),
             "interval": self.interval,
+            "reference": None if (reference := self._load().reference) is None else reference.digest,
             "options": {name: list(v) if isinstance(v, tuple) else v for name, v in sorted(self.options.items())},
         }
 
@@ -201,6 +229,8 @@ class Scorer:
             - ``score``: higher is better;
             - ``low``, ``semantic``, ``high``: its parts, None where the weights lack the pathway;
             - ``mos`` in place of these with a head, and with an interval ``mos_low`` and ``mos_high``;
+            - what is asked for by ``extras``: ``percentile``, ``points``, ``sharpness``, ``noise``, ``exposure``,
+              ``colourfulness``, ``blocking``, and their words in ``facts``;
             - ``width``, ``height``: in pixels, upright;
             - ``warning``: why the score may mean little, or None;
             - ``error``: why there is no score, or None: what is wrong with one photo is no matter of the others;
@@ -289,7 +319,7 @@ class Scorer:
         values = image.numpy()
         if (values.max((1, 2)) - values.min((1, 2))).max() <= _FLAT:
             warnings.append("flat: no texture to judge")
-        return Photo(image, warnings)
+        return Photo(image, warnings, _facts(values) if "facts" in self.extras else {})
 
     def failed(self, error: str, weights_id: str) -> Row:
         """The row of a photo that could not be scored."""
@@ -313,7 +343,7 @@ class Scorer:
         if self.head is None:
             model = GRepQ.from_pretrained(catalog.DEFAULT if weights is None else weights, **self.options)
             model = model.requires_grad_(False).to(where)
-            return _Loaded(model, None, model.weights_id)
+            return self._with_meaning(model, None)
         # Here, since scikit-learn takes a second that scores need not wait for.
         from grepq_metric.heads.regressor import GRepQRegressor, weights_of
 
@@ -322,7 +352,18 @@ class Scorer:
         regressor = GRepQRegressor.load(self.head, model)
         if self.interval is not None:  # now, since a head of few labels has no wide ones
             regressor.predict_interval(torch.zeros(1, regressor.n_features_in_), self.interval)
-        return _Loaded(model, regressor, model.weights_id)
+        return self._with_meaning(model, regressor)
+
+    def _with_meaning(self, model: GRepQ, regressor: GRepQRegressor | None) -> _Loaded:
+        reference, identity = None, model.weights_id
+        if isinstance(self.reference, Reference):
+            reference = self.reference
+        elif self.reference is not None:
+            reference = Reference.read(self.reference, self.columns[0], identity)
+        elif "percentile" in self.extras:
+            reference = Reference.packaged(identity)
+        scale = Scale.packaged(identity, model.best) if "points" in self.extras else None
+        return _Loaded(model, regressor, identity, reference, scale)
 
     def _scored(self, photos: list[tuple[Item, Photo]]) -> Iterator[tuple[Item, Row]]:
         """Photos of one size with their rows; whatever goes wrong with one is in its row, and does not end the run."""
@@ -357,6 +398,7 @@ class Scorer:
                 row["error"] = f"no finite number came out ({told}): the weights or the head are damaged"
             else:
                 row.update(scores)
+                row.update(self._meaning(scores[self.columns[0]]))
                 try:
                     self.finish(item, x[i : i + 1], row)
                 except Exception as error:  # as in _scored; the score is known all the same
@@ -376,8 +418,16 @@ class Scorer:
             values["mos_low"], values["mos_high"] = loaded.regressor.predict_interval(features, self.interval).T
         return values
 
+    def _meaning(self, score: float | None) -> Row:
+        loaded, found = self._load(), Row()
+        if score is not None and loaded.reference is not None and "percentile" in self.extras:
+            found["percentile"] = loaded.reference.percentile(score)
+        if score is not None and loaded.scale is not None:
+            found["points"] = loaded.scale.points(score)
+        return found
+
     def _described(self, photo: Photo) -> Row:
-        row: Row = {**dict.fromkeys(self.columns), "weights_id": self._load().weights_id}
+        row: Row = {**dict.fromkeys(self.columns), **photo.facts, "weights_id": self._load().weights_id}
         row["height"], row["width"] = photo.image.shape[1:]
         row["warning"] = "; ".join(photo.warnings) or None
         return row
@@ -392,6 +442,8 @@ def score_files(
     interval: float | None = None,
     jobs: int = 1,
     max_pixels: int = MAX_PIXELS,
+    extras: Collection[str] = (),
+    reference: str | Path | Reference | None = None,
     batch_size: int | None = None,
     **options: Any,
 ) -> Iterator[Row]:
@@ -399,7 +451,7 @@ def score_files(
 
     Args:
         paths: photo files; an iterator is drawn from as it is needed.
-        weights, head, device, interval, max_pixels, batch_size, options: see `Scorer`.
+        weights, head, device, interval, max_pixels, extras, reference, batch_size, options: see `Scorer`.
         jobs: processes that score; more than one need the ``if __name__ == "__main__":`` of Python's multiprocessing, and
             share the threads of this one.
 
@@ -424,7 +476,8 @@ def score_files(
         raise InputError(f"jobs must be 1 or more, got {jobs}")
     if isinstance(paths, (str, os.PathLike)):
         raise InputError(f"expected a list of photos, got one path: [{os.fspath(paths)!r}]")
-    scorer = Scorer(weights, head, device, interval=interval, max_pixels=max_pixels, batch_size=batch_size, **options)
+    limits: dict[str, Any] = {"interval": interval, "max_pixels": max_pixels, "batch_size": batch_size}
+    scorer = Scorer(weights, head, device, extras=extras, reference=reference, **limits, **options)
     items = (Item(os.fspath(path), path) for path in paths)
     return ({"path": item.name, **row} for item, row in _streamed(scorer, items, jobs))
 
@@ -469,6 +522,15 @@ class Engine:
 def _streamed(scorer: Scorer, items: Iterable[Item | None], jobs: int) -> Iterator[tuple[Any, Row]]:
     with Engine(scorer, jobs) as engine:
         yield from engine.stream(items)
+
+
+def _facts(image: np.ndarray) -> Row:
+    from grepq_metric.facts import SMALLEST, measure, words  # OpenCV takes 0.1 s, which others need not wait for
+
+    if min(image.shape[1:]) < SMALLEST:
+        return {}
+    found = measure(image)
+    return {**found, "facts": words(found)}
 
 
 def _pixels(item: Item) -> int:
