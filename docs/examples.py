@@ -85,7 +85,7 @@ def command(arguments: Sequence[str], show: str | None = None) -> str:
 
 @figure(FROM_RUNS)
 def example_scores() -> str:
-    arguments = ["score", *PHOTOS]
+    arguments = ["score", *PHOTOS, "--percentile"]
     return fence(f"$ grepq {' '.join(arguments)}\n{command(arguments).rstrip()}")
 
 

@@ -130,21 +130,6 @@ def photos() -> str:
 
 
 @figure(FROM_FILES)
-def q10() -> str:
-    return f"{quantile(10):.3f}"
-
-
-@figure(FROM_FILES)
-def q50() -> str:
-    return f"{quantile(50):.3f}"
-
-
-@figure(FROM_FILES)
-def q90() -> str:
-    return f"{quantile(90):.3f}"
-
-
-@figure(FROM_FILES)
 def names() -> str:
     from grepq_metric.catalog import ENTRIES
 

@@ -64,7 +64,7 @@ def test_a_file_keeps_all_rows(folder, tmp_path):
 
 
 def test_photos_are_kept_above_a_number_of_points(folder):
-    rows = scored(folder, "--keep-above", 20)
+    rows = scored(folder, "--keep-above", 10)
     assert {name: row["kept"] for name, row in zip(names(rows), rows, strict=True)} == {
         "a-ruined.png": "no",
         "b-good.png": "yes",
@@ -73,9 +73,9 @@ def test_photos_are_kept_above_a_number_of_points(folder):
     }
     assert all("points" in row for row in rows)
     (folder / "broken.jpg").unlink()
-    rejecting = grepq("score", folder, "--keep-above", 20, status=3)
-    assert "2 kept, 1 rejected: points below 20" in rejecting.stderr
-    grepq("score", folder / "sub", "--keep-above", 20)
+    rejecting = grepq("score", folder, "--keep-above", 10, status=3)
+    assert "2 kept, 1 rejected: points below 10" in rejecting.stderr
+    grepq("score", folder / "sub", "--keep-above", 10)
     by_score = scored(folder, "--keep-above", 0.8, "--by", "score", status=3)
     assert [row["kept"] for row in by_score] == ["yes" if row["score"] >= 0.8 else "no" for row in by_score]
 

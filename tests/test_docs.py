@@ -49,9 +49,9 @@ def test_a_typed_figure_is_noticed(tmp_path, monkeypatch):
     import figures as script
 
     page = tmp_path / "page.md"
-    right = script.fill("<!-- figures: q50 -->\n<!-- /figures -->, <!-- figures: q50 --><!-- /figures -->", script.FROM_FILES)
-    assert right.count(script.q50()) == 2
-    page.write_text(right.replace(script.q50(), "0.999"), encoding="utf-8")
+    right = script.fill("<!-- figures: photos -->\n<!-- /figures -->, <!-- figures: photos --><!-- /figures -->", script.FROM_FILES)
+    assert right.count(script.photos()) == 2
+    page.write_text(right.replace(script.photos(), "999"), encoding="utf-8")
     monkeypatch.setattr(script, "PAGES", (page,))
     monkeypatch.setattr(script, "ROOT", tmp_path)
     assert script.main(["--check", "--from-files"]) == 1

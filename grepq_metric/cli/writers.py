@@ -98,7 +98,7 @@ class TableWriter:
         cells = []
         for name in self.numbers:
             value = row[name]
-            kind = ".1f" if name in PERCENT else "#.6g" if name in SCORES else ""
+            kind = ".1f" if name in PERCENT else "#.3g" if name in FACTS else "#.6g" if name in SCORES else ""
             text = "-" if value is None else f"{value:{kind}}"
             cells.append(f"{text:>{_width(name)}}")
         remarks = [f"  {name}: {one_line(row[name])}" for name in REMARKS if row.get(name)]
