@@ -1,6 +1,6 @@
 """Make the packaged distributions of scores and facts over reference photos, which percentiles and points rest on.
 
-    python -m benchmarks.reference ../shared/data --out grepq_metric/assets/reference.json
+    python -m benchmarks.reference DATA --out grepq_metric/assets/reference.json
 
 The photos, a third each, without labels: clean ones of ``photos``; others of ``photos``, each with one distortion of the
 training's at a random level; and the authentic ones of ``biq2021_dev``. Every metric of the package is run in every mode,

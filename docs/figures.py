@@ -119,8 +119,10 @@ def sizes() -> str:
 @figure(FROM_FILES)
 def mixed_sizes() -> str:
     rows = [row for row in rows_of("sizes") if row["table"] == "mixed"]
-    cells = ([f"`{r['metric']}`", f"{r['resolution']:,}" if r["resolution"] else "full size", f"{r['srcc']:.3f}"] for r in rows)
-    header = ["metric", "resolution", "SRCC with all photos at 1,024 pixels"]
+    cells = (
+        [f"`{r['metric']}`", f"{r['resolution']:,}" if r["resolution"] else "full size", f"{r['srcc']:.3f}"] for r in rows
+    )
+    header = ["metric", "resolution", "SRCC with all photos at 640 pixels"]
     return f"{table(header, cells)}\n\n{measured('sizes')}"
 
 

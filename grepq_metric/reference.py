@@ -24,8 +24,11 @@ LEVELS = np.linspace(0, 1, 201)
 """Shares of the reference photos at whose scores a distribution is kept."""
 FILE = "reference.json"
 """Of the packaged distributions, in ``assets``; ``python -m benchmarks.reference`` makes it."""
-STANDARD_SIDE = 1024
-"""Pixels of the longer side at which photos of all sizes are best compared: `GRepQ`'s ``resolution``."""
+STANDARD_SIDE = 640
+"""Pixels of the longer side at which photos of all sizes are best compared: the standard viewing size.
+
+It is the largest side of the packaged reference photos; the photos with opinions by which the metrics were chosen have 512.
+"""
 LEAST = 20
 """Photos of a reference below which shares of them mean nothing."""
 _REDUCED = re.compile(r"\+(\d+)px$")

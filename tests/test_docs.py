@@ -49,7 +49,9 @@ def test_a_typed_figure_is_noticed(tmp_path, monkeypatch):
     import figures as script
 
     page = tmp_path / "page.md"
-    right = script.fill("<!-- figures: photos -->\n<!-- /figures -->, <!-- figures: photos --><!-- /figures -->", script.FROM_FILES)
+    right = script.fill(
+        "<!-- figures: photos -->\n<!-- /figures -->, <!-- figures: photos --><!-- /figures -->", script.FROM_FILES
+    )
     assert right.count(script.photos()) == 2
     page.write_text(right.replace(script.photos(), "999"), encoding="utf-8")
     monkeypatch.setattr(script, "PAGES", (page,))

@@ -141,7 +141,7 @@ def test_facts_are_those_at_the_standard_size(photos):
 
     x = array(photos["coffee"])
     large = cv2.resize(x.transpose(1, 2, 0), (2400, 1920), interpolation=cv2.INTER_CUBIC).clip(0, 1)
-    reduced = cv2.resize(large, (1024, 819), interpolation=cv2.INTER_AREA)
+    reduced = cv2.resize(large, (640, 512), interpolation=cv2.INTER_AREA)
     one, other = (measure(np.ascontiguousarray(v.transpose(2, 0, 1))) for v in (large, reduced))
     assert {**one, "blocking": 0} == pytest.approx({**other, "blocking": 0})
     with pytest.raises(ValueError, match="16 pixels or more on a side, got 20 x 15"):
@@ -165,6 +165,19 @@ def test_a_scorer_adds_what_is_asked_for(photos):
     assert rows["sharpness"][1:] == [None, None]
     assert rows["points"][1] is not None  # it has a score, but is too small for facts
     assert rows["percentile"][2] is rows["points"][2] is None
+
+
+def test_a_photo_larger_than_the_reference_is_told(photos):
+    large = torch.nn.functional.interpolate(photos["cat"], size=(700, 1050), mode="bicubic").clamp(0, 1)
+    batch = {"image": [large[0], photos["cat"][0]]}
+    for extras in (["percentile"], ["points"]):
+        warnings = Scorer("grepq-sem", extras=extras)(batch)["warning"]
+        assert "larger than the reference photos" in warnings[0]
+        assert warnings[1] is None
+        assert Scorer("grepq-sem", extras=extras, resolution=STANDARD_SIDE)(batch)["warning"] == [None, None]
+    assert Scorer("grepq-sem", extras=["facts"])(batch)["warning"] == [None, None]
+    own = Reference.of(np.linspace(0, 1, 50), "mine")
+    assert Scorer("grepq-sem", extras=["percentile"], reference=own)(batch)["warning"] == [None, None]
 
 
 @pytest.mark.parametrize(

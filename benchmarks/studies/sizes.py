@@ -3,14 +3,15 @@
     python -m benchmarks.studies.sizes PHOTOS --out benchmarks/results/sizes
 
 PHOTOS are photographs with a longer side of `LEAST` pixels or more. Each is taken as it is and with three distortions that are
-made at its full size; each of these versions is shown at its full size and reduced to 2048, 1024, 768 and 512 pixels. Reported
+made at its full size; each of these versions is shown at its full size and reduced to 2048, 1024, 768,
+640 and 512 pixels. Reported
 are, for each metric:
 
 - for each size, the SRCC of the scores of all versions at it with those at full size, and the mean change of the score, in
   multiples of the standard deviation of the scores at full size;
 - the SRCC between the scores of a folder in which each version has a size of its own, drawn at random, and the scores that
-  the same versions have at 1,024 pixels: with each version scored at the size that it has, and with ``resolution=1024``,
-  ``768`` and ``512``; the mean over `DRAWS` folders.
+  the same versions have at the standard viewing size, 640 pixels: with each version scored at the size that it has, and with
+  ``resolution=1024``, ``768``, ``640`` and ``512``; the mean over `DRAWS` folders.
 
 The committed results are of photographs in packages of Debian 12, listed in `PACKAGED`: ``apt-get download mate-backgrounds
 plasma-workspace-wallpapers lxqt-themes``, and ``dpkg-deb -x`` of each into one folder, of which PHOTOS is ``usr/share``. Of
@@ -44,6 +45,7 @@ from benchmarks.studies.reporting import (
 )
 from grepq_metric import GRepQ, read_image
 from grepq_metric.inputs import reduce_to
+from grepq_metric.reference import STANDARD_SIDE
 from grepq_metric.training.distortions import distort
 
 STUDY = "sizes"
@@ -58,8 +60,7 @@ PACKAGED = (
 )
 LEAST = 2048
 FULL = 0
-SIZES = (FULL, 2048, 1024, 768, 512)
-STANDARD = 1024
+SIZES = (FULL, 2048, 1024, 768, 640, 512)
 CHAINS: dict[str, list[tuple[str, int]]] = {
     "none": [],
     "jpeg": [("jpeg", 4)],
@@ -99,28 +100,28 @@ def score_all(folder: Path, names: Sequence[str], out: Path) -> list[Row]:
 
 
 def figures(report: Report, out: Path) -> Report:
-    """The report with its figures computed from the scores."""
-    scores = read_rows(out, TEXTS)
+    """The report with its figures computed from the scores in a folder."""
+    scores = read_rows(out / "scores.csv", TEXTS)
     found: list[Row] = []
     for metric in METRICS:
         at = {size: np.array([float(row[metric]) for row in scores if int(row["size"]) == size]) for size in SIZES}
         for size in SIZES[1:]:
             change = float((at[size] - at[FULL]).mean() / at[FULL].std())
             found.append({"table": "size", "metric": metric, "size": size, "srcc": srcc(at[size], at[FULL]), "change": change})
-        for limit in (FULL, 1024, 768, 512):
+        for limit in (FULL, 1024, 768, 640, 512):
             found.append({"table": "mixed", "metric": metric, "resolution": limit, "srcc": _mixed(at, limit)})
     photos = len({row["photo"] for row in scores})
     return replace(report, data={"name": "photographs of Debian 12's packages", "images": photos}, rows=found)
 
 
 def _mixed(at: dict[int, np.ndarray], limit: int) -> float:
-    """SRCC of a folder of random sizes with all at `STANDARD`, where sizes above a limit are reduced to it."""
+    """SRCC of a folder of random sizes with all at `STANDARD_SIDE`, where sizes above a limit are reduced to it."""
     rng, found = np.random.default_rng(0), []
     for _ in range(DRAWS):
         sizes = rng.choice(SIZES, len(at[FULL]))
         if limit:
             sizes = np.where((sizes == FULL) | (sizes > limit), limit, sizes)
-        found.append(srcc(np.array([at[int(size)][i] for i, size in enumerate(sizes)]), at[STANDARD]))
+        found.append(srcc(np.array([at[int(size)][i] for i, size in enumerate(sizes)]), at[STANDARD_SIDE]))
     return float(np.mean(found))
 
 
@@ -141,7 +142,7 @@ def markdown(report: Report) -> list[str]:
         "",
         "A folder of mixed sizes:",
         "",
-        *table(["metric", "resolution", "SRCC with all at 1,024 pixels"], mixed),
+        *table(["metric", "resolution", f"SRCC with all at {STANDARD_SIDE} pixels"], mixed),
     ]
 
 

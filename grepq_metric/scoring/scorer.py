@@ -29,7 +29,7 @@ from grepq_metric.images import (
     read_bytes,
 )
 from grepq_metric.model import OPTIONS, PATHWAYS, GRepQ, check_options
-from grepq_metric.reference import Reference, Scale
+from grepq_metric.reference import STANDARD_SIDE, Reference, Scale
 from grepq_metric.scoring.processes import Processes
 from grepq_metric.tables import FACTS
 
@@ -429,8 +429,16 @@ class Scorer:
     def _described(self, photo: Photo) -> Row:
         row: Row = {**dict.fromkeys(self.columns), **photo.facts, "weights_id": self._load().weights_id}
         row["height"], row["width"] = photo.image.shape[1:]
-        row["warning"] = "; ".join(photo.warnings) or None
+        row["warning"] = "; ".join([*photo.warnings, *self._misleading(photo)]) or None
         return row
+
+    def _misleading(self, photo: Photo) -> list[str]:
+        """Why percentiles and points of a photo may mean little."""
+        loaded, side = self._load(), max(photo.image.shape[1:])
+        packaged = "percentile" in self.extras and self.reference is None
+        if not (packaged or loaded.scale) or min(side, loaded.model.resolution or side) <= STANDARD_SIDE:
+            return []
+        return [f"larger than the reference photos: percentile and points are fair at a resolution of {STANDARD_SIDE}"]
 
 
 def score_files(
