@@ -297,16 +297,15 @@ class _CompressedTar:
         self._passed: set[str] = set()
         self._damage: Exception | None = None
 
-    def _files_ahead(self) -> Iterator[tarfile.TarInfo]:
+    def _next(self) -> tarfile.TarInfo | None:
         try:
-            yield from self._walk
+            return next(self._walk, None)
         except (*_DAMAGE, InputError) as error:  # what lies behind it can't be reached
             self._damage = error
-        if self._damage is not None:
-            raise self._damage
+            raise
 
     def _advance(self, wanted: str) -> None:
-        for info in self._files_ahead():
+        while (info := self._next()) is not None:
             name = _plain(info.name)
             if name in self._passed:
                 continue
@@ -320,6 +319,8 @@ class _CompressedTar:
                 self._kept.popitem(last=False)
             if name == wanted:
                 return
+        if self._damage is not None:
+            raise self._damage
         raise FileNotFoundError(wanted)
 
     def _bytes(self) -> int:

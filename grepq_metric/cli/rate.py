@@ -260,7 +260,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer(status, "application/json", json.dumps(content).encode())
 
     def _answer(self, status: int, kind: str, content: bytes, nonce: str = "") -> None:
-        own = f"script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' data:; connect-src 'self'; " if nonce else ""
+        own = f"script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; img-src 'self' data:; connect-src 'self'; "
+        own = own if nonce else ""
         policy = f"default-src 'none'; {own}base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
         self.send_response(status)
         for name, value in {
