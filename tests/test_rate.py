@@ -197,6 +197,15 @@ def test_a_sheet_that_another_program_has_changed_is_left_alone(server, folder):
     assert (folder / "labels.csv").read_bytes() == changed
 
 
+def test_a_link_to_a_sheet_and_its_permissions_stay(folder):
+    (folder / "link.csv").symlink_to("labels.csv")
+    (folder / "labels.csv").chmod(0o640)
+    RatingSheet(folder / "link.csv").rate(0, 3)
+    assert (folder / "link.csv").is_symlink()
+    assert (folder / "labels.csv").stat().st_mode & 0o777 == 0o640
+    assert RatingSheet(folder / "labels.csv").ratings == ["3", "4", ""]
+
+
 def test_the_order_is_random_and_the_same_for_a_seed(folder):
     (folder / "many.csv").write_text("image,mos\n" + "".join(f"{i}.png,\n" for i in range(30)))
     orders = []
@@ -335,7 +344,7 @@ def test_the_page_works_on_a_phone_and_reduces_large_photos(browser, folder, pho
     stage = browser.find_element("id", "stage")
     seen = set()
     for _ in range(2):
-        until(lambda: stage.text or browser.find_element("id", "factor").text)
+        until(lambda: (stage.text and "Loading" not in stage.text) or browser.find_element("id", "factor").text)
         if stage.text:
             assert "no such file" in stage.text
             seen.add("absent")

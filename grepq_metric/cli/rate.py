@@ -59,6 +59,7 @@ def rate(
         raise InputError(
             f"--scale must be two rising whole numbers from 0 to 10, at most {_MOST_STEPS} steps, got {worst} {best}"
         )
+    import grepq_metric.images  # noqa: F401  # before the page opens: it takes seconds, and the first photo needs it
     from grepq_metric.heads.labels import RatingSheet
 
     sheet = RatingSheet(labels, image_column, mos_column, root)

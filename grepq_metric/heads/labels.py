@@ -7,6 +7,7 @@ import csv
 import io
 import math
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,10 +206,11 @@ class RatingSheet:
         before, row[self._column] = row[self._column], "" if rating is None else f"{rating:g}"
         try:
             with (
-                whole_file(self.path) as part,
+                whole_file(self.path.resolve()) as part,  # a link stays one
                 part.open("w", newline="", encoding=self._encoding) as stream,
             ):
                 csv.writer(stream, delimiter=self._delimiter, lineterminator=self._end).writerows(self._rows)
+                shutil.copymode(self.path, part)
         except OSError:
             row[self._column] = before
             raise
