@@ -54,7 +54,7 @@ def split(path: str | Path) -> tuple[Path, str] | None:
     for found in _WITHIN.finditer(text):
         archive = text[: found.end() - 1]
         if os.path.isfile(archive):
-            return Path(archive), _plain(text[found.end() :].replace(os.sep, "/"))
+            return Path(archive), _plain(text[found.end() :])
     return None
 
 
@@ -87,7 +87,7 @@ def members(archive: str | Path) -> Iterator[str]:
 
 def leads_out(name: str) -> bool:
     """Whether the name of a member is no path below the archive."""
-    return "\\" in name or "\0" in name or name.startswith("/") or name.split("/")[0] in ("", "..")
+    return "\0" in name or _plain(name).split("/")[0] in ("", "..")
 
 
 def read_member(archive: str | Path, name: str) -> bytes:
@@ -111,16 +111,16 @@ def open_member(archive: str | Path, name: str) -> Iterator[BinaryIO]:
     Raises as `read_member`.
     """
     archive = Path(archive)
-    found = _opened(archive)
-    if isinstance(found, _Zip) and not leads_out(name):
-        with _named(archive, name), found.open(_plain(name)) as stream:
-            yield cast(BinaryIO, stream)
-    else:
-        yield io.BytesIO(read_member(archive, name))
+    with _named(archive, name):
+        found = _opened(archive)
+        direct = found.open(_plain(name)) if isinstance(found, _Zip) and not leads_out(name) else None
+    with cast(BinaryIO, direct) if direct is not None else io.BytesIO(read_member(archive, name)) as stream:
+        yield stream
 
 
 def _plain(name: str) -> str:
-    return posixpath.normpath(name) if name else name
+    """A name as it is in rows; some programs write backslashes."""
+    return posixpath.normpath(name.replace("\\", "/")) if name else name
 
 
 @contextmanager

@@ -273,6 +273,15 @@ def test_what_is_an_archive(tmp_path):
     assert not is_archive(tmp_path / "absent.zip")
 
 
+def test_names_with_backslashes_are_paths(files, tmp_path):
+    """As some programs of Windows write them."""
+    path = packed(tmp_path / "photos.zip", {"holiday\\beach.png": files["stereo.png"], "..\\x.png": b"x"}, "zip")
+    assert list(members(path)) == ["holiday/beach.png", "../x.png"]
+    assert read_member(path, "holiday/beach.png") == read_member(path, "holiday\\beach.png") == files["stereo.png"]
+    with pytest.raises(InputError, match="leads out"):
+        read_member(path, "..\\x.png")
+
+
 def test_an_archive_without_photos_says_what_is_in_it(tmp_path):
     packed(tmp_path / "notes.zip", {"a.txt": b"x", "b.txt": b"x"}, "zip")
     assert "no photos in notes.zip, only 2 .txt files" in grepq("score", "notes.zip", status=2, cwd=tmp_path).stderr
