@@ -23,6 +23,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
+from grepq_metric import archives
 from grepq_metric.errors import InputError
 from grepq_metric.inputs import check_range
 
@@ -33,9 +34,7 @@ EXTENSIONS = frozenset(
         *("ppm", "pgm", "pbm", "pnm"),
     )
 )
-"""File name endings, in lower case, that a folder search takes for photos."""
-PLUGINS = {".heic": "pillow-heif", ".heif": "pillow-heif", ".jxl": "pillow-jxl-plugin"}
-"""File name endings that are read where a package is installed, with the package."""
+"""File name endings, in lower case, of photos that are read with what is always installed."""
 CAMERA_RAW = frozenset(
     f".{name}"
     for name in (
@@ -43,12 +42,22 @@ CAMERA_RAW = frozenset(
         *("rw2", "sr2", "srf", "srw", "x3f"),
     )
 )
-"""File name endings of camera raw files, which are refused: what Pillow finds in one is often a thumbnail."""
+"""File name endings of camera raw files, which are never left to Pillow: what it finds in one is often a thumbnail."""
+PLUGINS = {
+    **dict.fromkeys((".heic", ".heif", ".hif"), "pillow-heif"),
+    ".jxl": "pillow-jxl-plugin",
+    **dict.fromkeys(sorted(CAMERA_RAW), "rawpy"),
+}
+"""File name endings that are read where a package is installed, with the package."""
+SEARCHED = EXTENSIONS | frozenset(PLUGINS) - {".raw"}
+"""Endings that a folder search takes for photos, also where the package is not installed; ``.raw`` is many other things."""
 MAX_PIXELS = 200_000_000
 """Pixels above which a photo is refused before it is decoded; also how many are read ahead at once."""
 
-_MODULES = {"pillow-heif": "pillow_heif", "pillow-jxl-plugin": "pillow_jxl"}
-_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")  # not MPO: the second picture of a phone's JPEG is no next frame
+_MODULES = {"pillow-heif": "pillow_heif", "pillow-jxl-plugin": "pillow_jxl", "rawpy": "rawpy"}
+_INSTALL = {"pillow-heif": '"grepq-metric[heic]"', "pillow-jxl-plugin": "pillow-jxl-plugin", "rawpy": '"grepq-metric[raw]"'}
+_RAW = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb")  # first bytes: ORF, RW2, RAF, X3F
+_ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF", "HEIF")  # not MPO: the second picture of a phone's JPEG is no next frame
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # views: turning takes no memory
     2: lambda plane: plane[:, ::-1],
     3: lambda plane: plane[::-1, ::-1],
@@ -58,7 +67,8 @@ _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # views: turning ta
     7: lambda plane: plane[::-1, ::-1].T,
     8: lambda plane: np.rot90(plane),
 }
-_TURN, _BITS, _PLANES = 0x0112, 258, 284  # tags of EXIF and TIFF
+_TURN, _BITS, _PLANES, _DNG = 0x0112, 258, 284, 50706  # tags of EXIF and TIFF
+_SRGB = (2.4, 12.92)  # power and slope near black, as LibRaw takes them; its own are those of television
 _Item = TypeVar("_Item")
 _T = TypeVar("_T")
 
@@ -84,25 +94,20 @@ class ImageHeader:
     animated: bool
 
 
-def readable_extensions() -> frozenset[str]:
-    """`EXTENSIONS`, and those of `PLUGINS` whose package is installed."""
-    return EXTENSIONS | {suffix for suffix, package in PLUGINS.items() if _installed(package)}
-
-
 def find_images(folder: str | Path, recursive: bool = True, extensions: frozenset[str] | None = None) -> Iterator[Path]:
     """Photos in a folder by their file name ending, sorted by name, without hidden files and folders.
 
     Args:
         folder: where to look.
         recursive: search its subfolders as well; links to folders are not followed.
-        extensions: endings in lower case; None: `readable_extensions`.
+        extensions: endings in lower case; None: `SEARCHED`.
 
     Raises:
         FileNotFoundError: `folder` does not exist.
         NotADirectoryError: `folder` is not a folder.
     """
     folder = Path(folder)
-    extensions = readable_extensions() if extensions is None else extensions
+    extensions = SEARCHED if extensions is None else extensions
     if not folder.exists():
         raise FileNotFoundError(f"no such folder: {folder}")
     if not folder.is_dir():
@@ -122,12 +127,17 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
     The EXIF orientation is applied; grey becomes three equal channels; transparency is dropped, as pyiqa does; of an
     animation or a multi-page file the first image is read. 16-bit PNG and TIFF files keep their precision. 32-bit integers
     have no known white and are refused, as are 16-bit RGB TIFF files in separate planes, which no library here reads
-    rightly; floats must lie in [0, 1]. A truncated file is refused, whatever other code has told Pillow.
+    rightly; floats must lie in [0, 1]. A truncated file is refused, whatever other code has told Pillow. Colour profiles are
+    not applied.
+
+    HEIC and camera raw are read with packages of their own (the extras ``heic`` and ``raw``), in 8 bits. Camera raw is
+    developed as LibRaw does by itself: with the white balance of the camera, in sRGB, and brightened until 1 % of the pixels
+    are white, so that its exposure is not that of the camera's JPEG.
 
     It takes at most 16 bytes a pixel, of which 12 are the result, and the file's own size.
 
     Args:
-        path: the file.
+        path: the file; also one within a zip or tar archive, ``archive.zip/folder/photo.jpg``.
         max_pixels: a photo with more is refused before it is decoded. WebP and icons also have Pillow's limit, 179 million.
 
     Returns:
@@ -207,9 +217,12 @@ def image_header(data: bytes, name: str | Path) -> ImageHeader:
     Raises:
         InputError: it is not an image or is in a format that is not read; `name` is in the message.
     """
-    with _named(data, name), _open(io.BytesIO(data)) as image:
-        kind = image.format or "unknown"
-        return ImageHeader(*image.size, kind, kind in _ANIMATED and getattr(image, "is_animated", False))
+    with _named(data, name):
+        if _is_raw(data, name):
+            return _raw_header(data)
+        with _open(io.BytesIO(data)) as image:
+            kind = image.format or "unknown"
+            return ImageHeader(*image.size, kind, kind in _ANIMATED and getattr(image, "is_animated", False))
 
 
 def is_url(path: object) -> bool:
@@ -218,11 +231,18 @@ def is_url(path: object) -> bool:
 
 
 def read_bytes(path: str | Path) -> bytes:
-    """The bytes of an image file, also of one behind a URL that fsspec knows. Errors as in `read_image`."""
+    """The bytes of an image file, also of one within an archive, or behind a URL that fsspec knows.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        InputError: it can't be read, see also `grepq_metric.archives.read_member`.
+    """
     if is_url(path):
         return _fetched(str(path))
     path = Path(path)
     if not path.exists():
+        if (within := archives.split(path)) is not None:
+            return archives.read_member(*within)
         raise FileNotFoundError(f"no such file: {path}")
     if path.is_dir():
         raise InputError(f"{path} is a folder, expected an image file")
@@ -293,20 +313,28 @@ def read_ahead(
 
 def why_unreadable(suffix: str) -> str | None:
     """Why files of a name ending (in lower case) are not read and what helps; None: nothing is known against them."""
-    if suffix in CAMERA_RAW:
-        return "camera raw: export it as TIFF or JPEG"
-    if suffix in PLUGINS and not _installed(PLUGINS[suffix]):
-        return f"Pillow does not read it: pip install {PLUGINS[suffix]}"
-    return None
+    if suffix not in PLUGINS or _installed(PLUGINS[suffix]):
+        return None
+    kind = "camera raw" if suffix in CAMERA_RAW else "JPEG XL" if suffix == ".jxl" else "HEIC"
+    return f"{kind} needs {PLUGINS[suffix]}: pip install {_INSTALL[PLUGINS[suffix]]}"
 
 
 def file_pixels(path: Any) -> int:
     """Pixels of a photo by its header; 0 if there is none, which is for the reading to say."""
     with suppress(Exception):  # also a name that is too long, or in a folder that may not be read
         path = Path(path)
+        within = None
         if path.is_file():  # a pipe can be read only once
-            with path.open("rb") as stream, _open(stream) as image:
+            if path.suffix.lower() not in CAMERA_RAW:
+                with path.open("rb") as stream, _open(stream) as image:
+                    return image.size[0] * image.size[1]
+        elif (within := archives.split(path)) is None:
+            return 0
+        elif path.suffix.lower() not in CAMERA_RAW:
+            with archives.open_member(*within) as stream, _open(stream) as image:
                 return image.size[0] * image.size[1]
+        header = image_header(read_bytes(path), path)
+        return header.width * header.height
     return 0
 
 
@@ -317,10 +345,7 @@ def _installed(package: str) -> bool:
 @contextmanager
 def _named(data: bytes, name: str | Path) -> Iterator[None]:
     """What decoders raise, from struct.error to cv2.error, as an `InputError` that names the file."""
-    suffix = Path(name).suffix.lower()
-    why = why_unreadable(suffix)
-    if suffix in CAMERA_RAW:
-        raise InputError(f"cannot read {name}: {why}")
+    why = why_unreadable(Path(name).suffix.lower())
     try:
         yield
     except InputError as error:
@@ -343,6 +368,8 @@ def _what_it_is(data: bytes) -> str:
         return why_unreadable(".heic") or "damaged HEIC"
     if brand in (b"avif", b"avis"):
         return "damaged AVIF" if features.check("avif") else "this Pillow reads no AVIF: pip install --upgrade pillow"
+    if data.startswith(b"PK"):
+        return "it is a zip archive, or a document: name an archive as .zip"
     return "it is damaged, or in no format that Pillow reads"
 
 
@@ -382,6 +409,8 @@ class _Planes:
 
 def _planes(data: bytes, name: str | Path, max_pixels: int) -> _Planes:
     with _named(data, name):
+        if _is_raw(data, name):
+            return _developed(data, max_pixels)
         if data.startswith(b"\x89PNG") and data[24:25] == b"\x10":  # the bit depth in the IHDR chunk, which is always first
             width, height = struct.unpack(">II", data[16:24])
             _check_size(width, height, max_pixels)
@@ -406,6 +435,52 @@ def _deep(data: bytes, kind: str) -> _Planes:
     if array is None or array.dtype != np.uint16:
         raise InputError(f"damaged 16-bit {kind}")
     return _Planes([_plane(array, channel) for channel in (2, 1, 0)], 65535)
+
+
+def _is_raw(data: bytes, name: str | Path) -> bool:
+    """Whether it is camera raw, by its name, its first bytes, or the tag of a DNG."""
+    cr2, cr3 = data.startswith(b"II*\0") and data[8:10] == b"CR", data[4:11] == b"ftypcrx"
+    return Path(name).suffix.lower() in CAMERA_RAW or data.startswith(_RAW) or cr2 or cr3 or _is_dng(data)
+
+
+def _is_dng(data: bytes) -> bool:
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(data[:4])
+    if order is None:
+        return False
+    try:
+        (at,) = struct.unpack_from(f"{order}I", data, 4)
+        (count,) = struct.unpack_from(f"{order}H", data, at)
+        return any(struct.unpack_from(f"{order}H", data, at + 2 + 12 * i)[0] == _DNG for i in range(count))
+    except struct.error:  # it ends there, which is for the reading to say
+        return False
+
+
+@contextmanager
+def _raw_file(data: bytes) -> Iterator[Any]:
+    """Camera raw, opened by rawpy; nothing is decoded."""
+    if (why := why_unreadable(".dng")) is not None:
+        raise InputError(why)
+    rawpy = importlib.import_module("rawpy")
+    try:
+        with rawpy.imread(io.BytesIO(data)) as raw:
+            yield raw
+    except rawpy.LibRawError as error:
+        told = error.args[0].decode(errors="replace") if error.args and isinstance(error.args[0], bytes) else str(error)
+        raise InputError(f"LibRaw says: {told}") from error
+
+
+def _raw_header(data: bytes) -> ImageHeader:
+    with _raw_file(data) as raw:
+        width, height = raw.sizes.width, raw.sizes.height
+    return ImageHeader(width, height, "RAW", False)
+
+
+def _developed(data: bytes, max_pixels: int) -> _Planes:
+    """Camera raw as a picture; LibRaw turns it upright."""
+    with _raw_file(data) as raw:
+        _check_size(max(raw.sizes.width, raw.sizes.raw_width), max(raw.sizes.height, raw.sizes.raw_height), max_pixels)
+        array = raw.postprocess(use_camera_wb=True, output_bps=8, gamma=_SRGB)
+    return _Planes([_plane(array, channel) for channel in range(3)], 255)
 
 
 def _plane(array: np.ndarray, channel: int) -> np.ndarray:

@@ -40,8 +40,8 @@ def test_one_photo_under_several_names_is_scored_once(folder):
 @pytest.mark.parametrize(
     ("files", "says"),
     [
-        (["x.heic"] * 12, "12 .heic files (Pillow does not read it: pip install pillow-heif)"),
-        (["y.NEF"], "1 .nef file (camera raw: export it as TIFF or JPEG)"),
+        (["x.raw"] * 12, "12 .raw files (camera raw needs rawpy: pip install"),
+        (["y.zip"], "1 .zip file (an archive: name it to score its photos)"),
         (["z.txt", "notes"], "1 .txt file, 1 file without an ending"),
         ([], "no photos in"),
     ],
@@ -63,14 +63,25 @@ def test_a_folder_without_photos_among_others_is_a_row(folder):
     assert "no photos in empty, only 1 .txt file" in rows[1]["error"]
 
 
-def test_what_a_folder_search_skips_is_counted(folder, monkeypatch):
-    monkeypatch.setattr("grepq_metric.images._installed", lambda package: False)
-    for name in ("a.heic", "sub/b.heic", "c.cr2", "scores.csv", ".hidden"):
+def test_what_a_folder_search_skips_is_counted(folder):
+    for name in ("a.tgz", "sub/b.txt", "c.txt", "scores.csv", ".hidden"):
         (folder / name).write_bytes(b"x")
     result = grepq("score", ".", cwd=folder)
-    assert "skipped in folders: 2 .heic files (Pillow does not read it: pip install pillow-heif), " in result.stderr
-    assert "1 .cr2 file (camera raw" in result.stderr
+    assert "skipped in folders: 2 .txt files, 1 .csv file, 1 .tgz file (an archive: name it" in result.stderr
     assert "hidden" not in result.stderr
+
+
+def test_what_needs_a_package_is_a_row_that_names_it_and_is_not_skipped(folder, monkeypatch):
+    monkeypatch.setattr("grepq_metric.images._installed", lambda package: False)
+    for name in ("a.heic", "sub/b.CR2", "c.dng", "d.jxl"):
+        (folder / name).write_bytes(b"x")
+    result = grepq("score", ".", "--format", "jsonl", status=1, cwd=folder)
+    errors = {row["path"]: row["error"] for row in map(json.loads, result.stdout.splitlines()) if row["error"]}
+    assert sorted(errors) == ["./a.heic", "./c.dng", "./d.jxl", "./sub/b.CR2"]
+    assert errors["./a.heic"].endswith('./a.heic as an image: HEIC needs pillow-heif: pip install "grepq-metric[heic]"')
+    for name in ("./c.dng", "./sub/b.CR2"):
+        assert errors[name].endswith(f'{name} as an image: camera raw needs rawpy: pip install "grepq-metric[raw]"')
+    assert errors["./d.jxl"].endswith("JPEG XL needs pillow-jxl-plugin: pip install pillow-jxl-plugin")
 
 
 def test_names_that_end_with_a_null_byte(folder):
@@ -148,7 +159,7 @@ def test_messages_name_files_and_no_memory_addresses(folder, name, monkeypatch):
     (row,) = rows_of(name, status=1, cwd=folder)
     assert name in row["error"]
     assert "0x" not in row["error"]
-    assert ("pillow-heif" in row["error"]) == (name == "a.heic")
+    assert ("grepq-metric[heic]" in row["error"]) == (name == "a.heic")
 
 
 def test_progress_in_a_log_and_a_summary_at_the_end(folder, monkeypatch):

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-import types
 
 import cv2
 import numpy as np
@@ -15,7 +14,6 @@ import tifffile
 import torch
 from PIL import Image, ImageFile
 
-from grepq_metric import images
 from grepq_metric.images import PixelLimitError, decode_image, find_images, image_header, read_ahead, read_image
 
 
@@ -342,32 +340,6 @@ def test_floats_must_lie_in_0_to_1(tmp_path, pixels):
         tifffile.imwrite(tmp_path / "bad.tif", grey * np.float32(scale))
         with pytest.raises(ValueError, match="expected an 8- or 16-bit image or 0 to 1"):
             read_image(tmp_path / "bad.tif")
-
-
-def test_camera_raw_is_refused_though_pillow_would_find_its_thumbnail(tmp_path, pixels):
-    Image.fromarray(pixels).save(tmp_path / "a.tif")
-    (tmp_path / "a.tif").rename(tmp_path / "a.DNG")
-    with pytest.raises(ValueError, match=r"a\.DNG: camera raw: export it"):
-        read_image(tmp_path / "a.DNG")
-
-
-def test_heic_is_read_where_its_package_is_installed_and_named_where_not(tmp_path, pixels, monkeypatch):
-    """A stand-in for the package, which registers a reader as that does."""
-    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
-    monkeypatch.setattr(images, "_installed", lambda package: False)
-    with pytest.raises(ValueError, match=r"a\.heic.*pip install pillow-heif"):
-        read_image(tmp_path / "a.heic")
-    assert list(find_images(tmp_path)) == []
-
-    def register():
-        Image.register_open("HEIF", lambda stream, name: Image.fromarray(pixels), lambda prefix: prefix[4:12] == b"ftypheic")
-
-    monkeypatch.setattr(Image, "ID", list(Image.ID))
-    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
-    monkeypatch.setitem(sys.modules, "pillow_heif", types.SimpleNamespace(register_heif_opener=register))
-    monkeypatch.setattr(images, "_installed", lambda package: package == "pillow-heif")
-    assert torch.equal(read_image(tmp_path / "a.heic"), as_tensor(pixels))
-    assert list(find_images(tmp_path)) == [tmp_path / "a.heic"]
 
 
 def test_a_header_says_what_a_file_is(pixels):

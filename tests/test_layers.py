@@ -13,7 +13,7 @@ import pytest
 from tests.source import Module, imports, is_private, modules
 
 FLOORS = (
-    ("catalog", "devices", "errors", "files", "tables"),
+    ("archives", "catalog", "devices", "errors", "files", "tables"),
     ("facts", "images", "inputs", "pathways", "reference", "weights"),
     ("model",),
     ("heads", "loss", "scoring", "training"),
@@ -175,7 +175,7 @@ print("pyiqa" in sys.modules)
 @pytest.mark.slow
 def test_all_but_the_plugin_runs_without_pyiqa(tmp_path: Path, photo_folder: Path) -> None:
     """Imports of every module, a score by Python and by the command line, the loss's gradient, a head: with pyiqa blocked."""
-    optional = {"basicsr", "data_juicer", "h5py", "matplotlib", "tensorboard", "torchmetrics"}
+    optional = {"basicsr", "data_juicer", "h5py", "matplotlib", "pillow_heif", "rawpy", "tensorboard", "torchmetrics"}
     names = [m.name for m in modules() if m.name != "grepq_metric.__main__"]
     output = python(WITHOUT_PYIQA, photo_folder / "stereo.png", tmp_path / "scores.csv", *names)
     lines = [line.split() for line in output.splitlines()]

@@ -15,7 +15,7 @@ import grepq_metric
 from grepq_metric.catalog import HEADS
 
 ROOT = Path(__file__).parents[1]
-EXTRAS = {"convert", "onnx", "parquet", "plot", "ray", "torchmetrics", "train"}
+EXTRAS = {"convert", "heic", "onnx", "parquet", "plot", "raw", "ray", "torchmetrics", "train"}
 """What a user of the wheel can use. What a clone needs, tests, lint, documentation and benchmarks, are dependency groups."""
 LARGEST = 100_000
 """Bytes of a committed file, as in .pre-commit-config.yaml."""
@@ -39,7 +39,7 @@ def test_the_wheel_holds_what_users_need(wheel: Path):
     weights = ("config.json", "model.safetensors", "README.md", "PHOTOS.md")
     folders = [f"assets/{name}/{file}" for name in ("grepq-ll", "grepq-sem") for file in weights]
     heads = [f"assets/heads/{entry.name}{end}" for entry in HEADS for end in (".safetensors", ".md")]
-    for name in (*folders, *heads, "integrations/pyiqa.py"):
+    for name in (*folders, *heads, "assets/pages/rate.html", "integrations/pyiqa.py"):
         assert sizes[f"grepq_metric/{name}"] > 0
     assert "grepq_metric/py.typed" in sizes
     assert sum(size for name, size in sizes.items() if "/assets/" in name) <= 35e6

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from grepq_metric.cli import convert, fit, info, pristine, publish, score, train
+from grepq_metric.cli import convert, fit, info, pristine, publish, rate, score, threshold, train
 from grepq_metric.cli.writers import one_line
 from grepq_metric.errors import GRepQError
 
@@ -54,6 +54,8 @@ def _root(
 
 app.command("score", epilog=score.EPILOG)(score.score)
 app.command("fit", epilog=fit.EPILOG)(fit.fit)
+app.command("rate", epilog=rate.EPILOG)(rate.rate)
+app.command("threshold", epilog=threshold.EPILOG)(threshold.threshold)
 app.command("info", epilog=info.EPILOG)(info.info)
 app.command("convert", epilog=convert.EPILOG)(convert.convert)
 app.command("pristine", epilog=pristine.EPILOG)(pristine.pristine)

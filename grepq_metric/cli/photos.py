@@ -19,7 +19,7 @@ _AHEAD, _MOMENT = 1000, 0.02
 
 
 class PhotoArguments:
-    """Photos behind paths, folders, globs and ``-``, written as the user wrote them, each once.
+    """Photos behind paths, folders, archives, globs and ``-``, written as the user wrote them, each once.
 
     Args:
         arguments: as given on the command line.
@@ -34,7 +34,7 @@ class PhotoArguments:
         problems: what is wrong with an argument that was passed on as it is, by the argument.
         repeated: second spellings of photos that were named before, with the first one; only `repeats` of them are kept.
         repeats: how many there were.
-        skipped: files in the searched folders that are no readable photos, by file name ending.
+        skipped: files in the searched folders and archives that are no photos, by file name ending.
     """
 
     def __init__(self, arguments: Sequence[str], recursive: bool = True, null: bool = False) -> None:
@@ -48,6 +48,7 @@ class PhotoArguments:
         self.repeated: list[tuple[str, str]] = []
         self.repeats = 0
         self.skipped: Counter[str] = Counter()
+        self._archives = False
 
     def __iter__(self) -> Iterator[str]:
         seen: dict[str, str] = {}
@@ -79,7 +80,7 @@ class PhotoArguments:
         """What the user should know of what was left out, a line each."""
         lines = []
         if self.skipped:
-            lines.append(f"skipped in folders: {_kinds(self.skipped)}")
+            lines.append(f"skipped in folders{' and archives' if self._archives else ''}: {_kinds(self.skipped)}")
         if self.repeats:
             examples = ", ".join(f"{path} is {first}" for path, first in self.repeated)
             more = ", ..." if self.repeats > len(self.repeated) else ""
@@ -90,13 +91,52 @@ class PhotoArguments:
         for given in self.arguments:
             if given == "-":
                 yield from _from_standard_input(self.null)
-            elif os.path.isdir(given):
-                yield from self._in_folder(given)
             elif not os.path.lexists(given) and glob.has_magic(given):
                 for found in sorted(glob.glob(given, recursive=True)) or [given]:
-                    yield from self._in_folder(found) if os.path.isdir(found) else [found]
+                    yield from self._behind(found)
             else:
-                yield given
+                yield from self._behind(given)
+
+    def _behind(self, given: str) -> Iterator[str]:
+        from grepq_metric.archives import is_archive
+
+        if os.path.isdir(given):
+            yield from self._in_folder(given)
+        elif is_archive(given):
+            yield from self._in_archive(given)
+        else:
+            yield given
+
+    def _in_archive(self, archive: str) -> Iterator[str]:
+        """Photos in an archive, in its order, by the rules of folders."""
+        from grepq_metric.archives import leads_out, members
+        from grepq_metric.images import SEARCHED
+
+        self._archives, empty, others = True, True, Counter[str]()
+        try:
+            for name in members(archive):
+                *folders, base = name.split("/")
+                if any(part.startswith(".") and part not in (".", "..") for part in (*folders, base)):
+                    continue
+                if folders and not self.recursive:
+                    continue
+                suffix = os.path.splitext(base)[1].lower()
+                if suffix not in SEARCHED:
+                    others[suffix] += 1
+                    continue
+                empty = False
+                path = f"{archive}/{name}"
+                if leads_out(name):
+                    self.problems[path] = f"cannot read {path}: its name leads out of the archive"
+                yield path
+        except (InputError, OSError) as error:
+            self.problems[archive] = str(error)
+            yield archive
+            return
+        self.skipped += others
+        if empty:
+            self.problems[archive] = self._nothing_in(archive, others)
+            yield archive
 
     def _in_folder(self, folder: str) -> Iterator[str]:
         from grepq_metric.images import find_images
@@ -108,33 +148,36 @@ class PhotoArguments:
         skipped = _other_files(folder, self.recursive)
         self.skipped += skipped
         if empty:
-            found_instead = f", only {_kinds(skipped)}" if skipped else ""
-            subfolders = "" if self.recursive else " itself; its subfolders were not searched"
-            self.problems[folder] = f"no photos in {folder}{subfolders}{found_instead}"
+            self.problems[folder] = self._nothing_in(folder, skipped)
             yield folder
+
+    def _nothing_in(self, place: str, others: Counter[str]) -> str:
+        found_instead = f", only {_kinds(others)}" if others else ""
+        subfolders = "" if self.recursive else " itself; its subfolders were not searched"
+        return f"no photos in {place}{subfolders}{found_instead}"
 
 
 def _other_files(folder: str, recursive: bool) -> Counter[str]:
     """Files that a search for photos passes over, by name ending; hidden ones are not counted."""
-    from grepq_metric.images import readable_extensions
+    from grepq_metric.images import SEARCHED
 
-    readable = readable_extensions()
     others: Counter[str] = Counter()
     for _, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if recursive and not name.startswith(".")]
         suffixes = (os.path.splitext(name)[1].lower() for name in files if not name.startswith("."))
-        others.update(suffix for suffix in suffixes if suffix not in readable)
+        others.update(suffix for suffix in suffixes if suffix not in SEARCHED)
     return others
 
 
 def _kinds(counts: Counter[str]) -> str:
+    from grepq_metric.archives import SUFFIXES
     from grepq_metric.images import why_unreadable
 
     parts = []
     for suffix, count in sorted(counts.items(), key=lambda item: (-item[1], item[0] == "", item[0])):
         what = f"{suffix} file" if suffix else "file without an ending"
         plural = what if count == 1 else what.replace("file", "files", 1)
-        why = why_unreadable(suffix)
+        why = "an archive: name it to score its photos" if suffix in SUFFIXES else why_unreadable(suffix)
         parts.append(f"{count} {plural}" + (f" ({why})" if why else ""))
     return ", ".join(parts)
 
@@ -190,9 +233,12 @@ def as_they_come(paths: Iterable[str]) -> Iterator[str | None]:
 
 
 def identity(path: str | Path) -> tuple[int, int] | str:
-    """What is equal for two names of one file, hard links as well."""
+    """What is equal for two names of one file, hard links as well; of a photo in an archive, what is of the archive."""
     try:
         found = os.stat(path)
     except OSError:
-        return os.path.realpath(path)
+        from grepq_metric.archives import split
+
+        within = split(path)
+        return os.path.realpath(path) if within is None else identity(within[0])
     return (found.st_dev, found.st_ino) if found.st_ino else os.path.realpath(path)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from grepq_metric import archives
 from grepq_metric.cli.writers import Format, Row, as_text, is_regular, read_rows, rows_file
 from grepq_metric.errors import InputError
 from grepq_metric.files import disk_error, whole_file
@@ -20,11 +21,12 @@ KEY = "grepq score"
 
 
 def state_of(path: str) -> State | None:
-    """Size and time of a file; None: there is none."""
+    """Size and time of a file, or of the archive that it is in; None: there is none."""
     try:
         found = os.stat(path)
     except (OSError, ValueError):  # also a name with a NUL byte
-        return None
+        within = None if "\0" in path else archives.split(path)
+        return None if within is None else state_of(str(within[0]))
     return found.st_size, found.st_mtime_ns
 
 

@@ -71,8 +71,8 @@ def score(
     paths: list[str] = typer.Argument(
         ...,
         metavar="PATH",
-        help="Photos, folders, globs in quotes, or - for names on standard input, one a line; -- before a name that starts "
-        "with a dash.",
+        help="Photos, folders, archives (zip, tar), globs in quotes, or - for names on standard input, one a line; -- before "
+        "a name that starts with a dash.",
     ),
     metric: str = typer.Option(
         None,

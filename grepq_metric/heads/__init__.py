@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from grepq_metric.heads.regressor import GRepQRegressor
     from grepq_metric.heads.ridge import RidgeHead
     from grepq_metric.heads.selection import suggest
+    from grepq_metric.heads.threshold import Threshold, find_threshold
 
 __all__ = [
     "GRepQRegressor",
@@ -24,8 +25,10 @@ __all__ = [
     "HeldOut",
     "Labels",
     "RidgeHead",
+    "Threshold",
     "default_cache",
     "describe",
+    "find_threshold",
     "held_out",
     "is_head",
     "photo_features",
@@ -37,7 +40,9 @@ _HOMES = {
     "HeldOut": "evaluation",
     "Labels": "labels",
     "RidgeHead": "ridge",
+    "Threshold": "threshold",
     "default_cache": "features",
+    "find_threshold": "threshold",
     "held_out": "evaluation",
     "photo_features": "features",
     "read_labels": "labels",

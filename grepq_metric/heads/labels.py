@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import math
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +119,109 @@ def write_sheet(sheet: str | Path | TextIO, photos: Sequence[str | Path]) -> Non
         names = [str(_absolute(Path(photo))) for photo in photos]
         _check_names(names)
         _write_rows(sheet, names)
+
+
+class RatingSheet:
+    """A sheet that is filled in rating by rating: each one is in the file at once, and all else in it stays.
+
+    Args:
+        path: a CSV file as `read_labels` takes it; other columns, the delimiter and the order of rows are kept.
+        image_column: name of the column of photos.
+        mos_column: name of the column to fill in.
+        root: folder at which relative paths of photos start; None: that of the file.
+
+    Raises:
+        FileNotFoundError: there is no such file or `root`.
+        ValueError: as in `read_labels`, but that no row need be rated.
+
+    Attributes:
+        photos: paths, none twice.
+        ratings: of the photos, as they are written; empty where there is none.
+
+    Examples:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from grepq_metric.heads.labels import RatingSheet
+        >>> path = Path(tempfile.mkdtemp()) / "labels.csv"
+        >>> _ = path.write_text("image;mos;camera\\nharbour.jpg;;phone\\nnight.jpg;4;phone\\n")
+        >>> sheet = RatingSheet(path)
+        >>> sheet.rate(0, 2)
+        >>> path.read_text().splitlines()
+        ['image;mos;camera', 'harbour.jpg;2;phone', 'night.jpg;4;phone']
+    """
+
+    def __init__(
+        self, path: str | Path, image_column: str = "image", mos_column: str = "mos", root: str | Path | None = None
+    ) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"no such file of labels: {path}")
+        root = self.path.parent if root is None else Path(root)
+        if not root.is_dir():
+            raise FileNotFoundError(f"no such folder of photos: {root}")
+        self._state = self._stat()
+        data = self.path.read_bytes()
+        self._encoding = "utf-8-sig" if data.startswith(codecs.BOM_UTF8) else "utf-8"
+        try:
+            text = data.decode(self._encoding)
+            sheet = _Sheet(self.path, text, [image_column, mos_column])
+            self._rows = [sheet.header, *sheet.reader]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise InputError(f"{path} is no CSV file in UTF-8: {error}") from error
+        self._delimiter, self._end = sheet.delimiter, "\r\n" if "\r\n" in text else "\n"
+        image, self._column = sheet.places
+        self._places: list[int] = []
+        self.photos: list[Path] = []
+        seen: set[str] = set()
+        for place, row in enumerate(self._rows[1:], 1):
+            if not any(field.strip() for field in row):
+                continue
+            if len(row) != len(sheet.header):
+                raise InputError(f"{path}, row {place}: expected {len(sheet.header)} fields, got {len(row)}")
+            if not row[image].strip() or "\0" in row[image]:
+                raise InputError(f"{path}, row {place}: expected a photo in column {image_column!r}, got {row[image]!r}")
+            key = os.path.normcase(os.path.realpath(root / row[image]))
+            if key in seen:
+                raise InputError(f"{path} names one photo twice, in row {place} as {row[image]!r}")
+            seen.add(key)
+            self._places.append(place)
+            self.photos.append(root / row[image])
+        if not self.photos:
+            raise InputError(f"{path} has no rows")
+
+    @property
+    def ratings(self) -> list[str]:
+        return [self._rows[place][self._column].strip() for place in self._places]
+
+    def rate(self, photo: int, rating: float | None) -> None:
+        """Write the rating of a photo by its position; None takes it back.
+
+        Raises:
+            InputError: another program has changed the file meanwhile, whose changes would be lost.
+            OSError: it can't be written; the message names it.
+        """
+        if self._stat() != self._state:
+            raise InputError(f"{self.path} was changed by another program: start again, so that none of it is lost")
+        row = self._rows[self._places[photo]]
+        before, row[self._column] = row[self._column], "" if rating is None else f"{rating:g}"
+        try:
+            with (
+                whole_file(self.path.resolve()) as part,  # a link stays one
+                part.open("w", newline="", encoding=self._encoding) as stream,
+            ):
+                csv.writer(stream, delimiter=self._delimiter, lineterminator=self._end).writerows(self._rows)
+                shutil.copymode(self.path, part)
+        except OSError:
+            row[self._column] = before
+            raise
+        self._state = self._stat()
+
+    def _stat(self) -> tuple[int, int] | None:
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_size, found.st_mtime_ns
 
 
 class _Sheet:

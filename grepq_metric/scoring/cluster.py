@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from grepq_metric.errors import GRepQError, InputError
 from grepq_metric.files import whole_file
-from grepq_metric.images import is_url, readable_extensions
+from grepq_metric.images import SEARCHED, is_url
 from grepq_metric.scoring.scorer import Scorer
 
 if TYPE_CHECKING:
@@ -368,11 +368,10 @@ def _found(source: str, recursive: bool) -> Iterator[tuple[str, tuple[int, str]]
         raise FileNotFoundError(f"no such file or folder: {source}") from error
     except Exception as error:  # each storage has its own: credentials, networks, buckets of others
         raise InputError(f"cannot read {source}: {error}") from error
-    readable = readable_extensions()
     for name, info in infos.items():
         inside = name[len(path) :] if name.startswith(path) else PurePosixPath(name).name
         hidden = any(part.startswith(".") for part in inside.split("/"))
-        if PurePosixPath(name).suffix.lower() in readable and not hidden:
+        if PurePosixPath(name).suffix.lower() in SEARCHED and not hidden:
             yield _name(fs, name, source), _state(info)
 
 
