@@ -14,7 +14,7 @@ from tests.source import Module, imports, is_private, modules
 
 FLOORS = (
     ("catalog", "devices", "errors", "files", "tables"),
-    ("images", "inputs", "pathways", "weights"),
+    ("images", "inputs", "pages", "pathways", "weights"),
     ("model",),
     ("heads", "loss", "scoring", "training"),
     ("cli", "integrations", "__init__", "__main__"),
