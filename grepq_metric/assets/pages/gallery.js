@@ -611,7 +611,7 @@ for (const view of ["large", "pair", "help"]) {
     if (event.target === $(view)) $(view).close(); // the backdrop
   });
   $(view).addEventListener("close", () => {
-    for (const frame of document.querySelectorAll(".frame")) frame.replaceChildren();
+    for (const frame of $(view).querySelectorAll(".frame")) frame.replaceChildren();
     if (view !== "help") reveal();
     grid.focus();
   });
@@ -693,7 +693,7 @@ document.addEventListener("keydown", (event) => {
     $("search").select();
   } else if (event.key === "?") $("help").showModal();
   else if (event.key === "c" && chosen.size === 2) pair();
-  else if (event.target === grid || event.target === document.body) {
+  else if (event.target === grid || event.target === document.body || event.key.startsWith("Arrow")) {
     const place = shown.indexOf(active), page = Math.max(1, Math.floor(grid.clientHeight / 220));
     const does = {
       ArrowRight: () => go(place + 1), ArrowLeft: () => go(place - 1),
