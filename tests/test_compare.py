@@ -125,7 +125,7 @@ def test_points_have_names_and_nothing_is_fetched(page, tmp_path):
     with chromium(tmp_path) as browser:
         resize(browser, 1280, 900)
         browser.get(page.as_uri())
-        assert [tile.text for tile in browser.find_elements("css selector", "#tiles b")][0] == "37"
+        assert browser.find_element("css selector", "#tiles b").text == "37"
         assert len(browser.find_elements("css selector", "#most li")) == 4
         canvas = browser.find_element("id", "scatter")
         x, y = browser.execute_script("const [x, y] = place(data.most[0]); return [x - side / 2, y - side / 2]")
