@@ -24,10 +24,10 @@ def tables(tmp_path):
     second = first * 10 + generator.normal(0, 0.3, 40)
     second[3] = -5
     names = [f"{i:02d}.png" for i in range(40)]
-    (tmp_path / "a.csv").write_text(
-        "path,score,other\n" + "".join(f"./{n},{v},1\n" for n, v in zip(names, first, strict=True))
-    )
-    rows = [{"path": n, "mos": v} for n, v in zip(names, second, strict=True)][:38] + [{"path": "x.png", "mos": 1.0}]
+    lines = [f"./{name},{value},1\n" for name, value in zip(names, first, strict=True)]
+    (tmp_path / "a.csv").write_text("path,score,other\n" + "".join(lines))
+    rows = [{"path": name, "mos": value} for name, value in zip(names[:38], second[:38], strict=True)]
+    rows.append({"path": "x.png", "mos": 1.0})
     rows[7]["mos"] = None
     (tmp_path / "b.json").write_text(json.dumps(rows))
     kept = [i for i in range(38) if i != 7]
