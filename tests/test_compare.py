@@ -117,7 +117,6 @@ def test_a_page_holds_its_pictures(page, tables):
     assert page.read_bytes() != before
 
 
-@pytest.mark.slow
 @needs_browser
 def test_points_have_names_and_nothing_is_fetched(page, tmp_path):
     from selenium.webdriver import ActionChains

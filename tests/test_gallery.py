@@ -294,7 +294,6 @@ def choose(browser, what, text):
     Select(find(browser, what)).select_by_visible_text(text)
 
 
-@pytest.mark.slow
 @needs_browser
 def test_photos_are_sorted_by_any_column(opened):
     assert paths(opened)[:2] == ["twin.jpg", FORMULA]
@@ -307,7 +306,6 @@ def test_photos_are_sorted_by_any_column(opened):
     assert paths(opened).index("gone.jpg") < paths(opened).index("trip/00.jpg") < paths(opened).index("trip/09.jpg")
 
 
-@pytest.mark.slow
 @needs_browser
 def test_photos_are_filtered_by_text_folder_and_range(opened):
     press(opened, "/")
@@ -330,7 +328,6 @@ def test_photos_are_filtered_by_text_folder_and_range(opened):
     assert find(opened, "#status").text == "35 photos"
 
 
-@pytest.mark.slow
 @needs_browser
 def test_the_cut_off_counts_what_it_keeps(opened):
     from selenium.webdriver import ActionChains
@@ -363,7 +360,6 @@ def test_the_cut_off_counts_what_it_keeps(opened):
     assert counts() == ["35", "25", "9"]
 
 
-@pytest.mark.slow
 @needs_browser
 def test_the_selection_is_exported_for_a_spreadsheet(opened, tmp_path):
     from selenium.webdriver import ActionChains
@@ -390,7 +386,6 @@ def test_the_selection_is_exported_for_a_spreadsheet(opened, tmp_path):
     assert not find(opened, "#bar").is_displayed()
 
 
-@pytest.mark.slow
 @needs_browser
 def test_names_are_text_and_nothing_leaves_the_page(opened):
     for name in (EVIL, ENDS):
@@ -411,7 +406,6 @@ def test_names_are_text_and_nothing_leaves_the_page(opened):
     assert opened.execute_script("return document.querySelectorAll('script').length") == 2
 
 
-@pytest.mark.slow
 @needs_browser
 def test_the_large_view_shows_facts_and_the_map(opened):
     find(opened, "#direction").click()
@@ -442,7 +436,6 @@ def test_the_large_view_shows_facts_and_the_map(opened):
     assert find(opened, "#chosen").text == "1 selected"
 
 
-@pytest.mark.slow
 @needs_browser
 def test_two_photos_stand_side_by_side(opened):
     press(opened, "\ue014", "x")
@@ -456,7 +449,6 @@ def test_two_photos_stand_side_by_side(opened):
     assert not find(opened, "#pair").is_displayed()
 
 
-@pytest.mark.slow
 @needs_browser
 def test_near_duplicates_are_shown_as_one(opened):
     assert find(opened, "#group-count").text == "2 photos in 1 group"
@@ -468,7 +460,6 @@ def test_near_duplicates_are_shown_as_one(opened):
     assert opened.execute_script("return data.paths[[...chosen][0]]") == "trip/03.jpg"
 
 
-@pytest.mark.slow
 @needs_browser
 def test_a_phone_shows_all_of_it(opened):
     resize(opened, 390, 844)
@@ -490,7 +481,6 @@ def test_a_phone_shows_all_of_it(opened):
     assert opened.execute_script("return document.querySelector('#large .view').scrollWidth") <= 390
 
 
-@pytest.mark.slow
 @needs_browser
 def test_ten_thousand_photos_scroll(browser, gallery, tmp_path):
     """Only what is seen is in the document, and a frame of scrolling takes less than a tenth of a second."""

@@ -118,7 +118,7 @@ function build() {
   tile(figure(srcc), "SRCC, of ranks", `95 %: ${figure(low)} to ${figure(high)}`);
   tile(figure(data.plcc), "PLCC, of values", "linear correlation");
   tile(figure(data.krcc), "Kendall's tau", "tau-b, of pairs");
-  tile(data.alike === null ? "–" : `${(100 * data.alike).toFixed(1)} %`, "pairs alike", "in the same order, without ties");
+  tile(data.alike === null ? "–" : `${(100 * data.alike).toFixed(1)} %`, "pairs alike", "in the same order");
   canvas.setAttribute("aria-label", `Ranks of ${total} photos in A and B; arrow keys go through them`);
   $("most-section").hidden = !data.most.length;
   data.most.forEach((i, at) => {

@@ -1,6 +1,7 @@
 const total = data.paths.length;
 const NARROW = matchMedia("(max-width: 760px)");
-const OVERSCAN = 300, CAPTION = 26, BARS = 40, STEPS = 200;
+const OVERSCAN = 300, CAPTION = 26, STEPS = 200;
+const BARS = Math.min(40, Math.max(12, Math.ceil(1.6 * Math.sqrt(total)))); // few photos in many bars show nothing
 const PATH = ""; // the choice of a column that means the path
 const names = Object.keys(data.numbers);
 const lowered = data.paths.map((path) => path.toLowerCase());
@@ -616,22 +617,20 @@ for (const view of ["large", "pair", "help"]) {
     grid.focus();
   });
 }
-$("large").addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey) return;
-  const does = {
-    ArrowLeft: () => step(-1), ArrowRight: () => step(1), m: toggleMap, z: toggleActual,
-    x: () => {
-      choose(current);
-      open(current);
-    },
-  }[event.key];
+// On the document: a focused button that is disabled by its own doing passes no keys to the dialog.
+document.addEventListener("keydown", (event) => {
+  const large = $("large").open;
+  if (!(large || $("pair").open) || event.ctrlKey || event.metaKey || event.altKey) return;
+  const select = () => {
+    choose(current);
+    open(current);
+  };
+  const both = { m: toggleMap, z: toggleActual };
+  const does = (large ? { ...both, ArrowLeft: () => step(-1), ArrowRight: () => step(1), x: select } : both)[event.key];
   if (!does) return;
   event.preventDefault();
+  event.stopImmediatePropagation();
   does();
-});
-$("pair").addEventListener("keydown", (event) => {
-  if (event.key === "m") toggleMap();
-  if (event.key === "z") toggleActual();
 });
 
 // Mouse and keys in the grid
