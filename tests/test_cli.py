@@ -24,7 +24,8 @@ def scores(photo_folder):
 
 def test_help_names_every_command_and_loads_no_torch():
     text = grepq("--help").stdout
-    for command in ("score", "fit", "rate", "threshold", "info", "convert", "train", "pristine", "publish"):
+    commands = ("score", "gallery", "compare", "fit", "rate", "threshold", "info", "convert", "train", "pristine", "publish")
+    for command in commands:
         assert command in text
         assert "--help" in grepq(command, "--help").stdout
     assert "--resume" in grepq("train", "low", "--help").stdout

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from grepq_metric.cli import convert, fit, info, pristine, publish, rate, score, threshold, train
+from grepq_metric.cli import compare, convert, fit, gallery, info, pristine, publish, rate, score, threshold, train
 from grepq_metric.cli.writers import one_line
 from grepq_metric.errors import GRepQError
 
@@ -53,6 +53,8 @@ def _root(
 
 
 app.command("score", epilog=score.EPILOG)(score.score)
+app.command("gallery", epilog=gallery.EPILOG)(gallery.gallery)
+app.command("compare", epilog=compare.EPILOG)(compare.compare)
 app.command("fit", epilog=fit.EPILOG)(fit.fit)
 app.command("rate", epilog=rate.EPILOG)(rate.rate)
 app.command("threshold", epilog=threshold.EPILOG)(threshold.threshold)
