@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import os
 import tempfile
@@ -20,9 +19,6 @@ from grepq_metric.errors import InputError
 
 if TYPE_CHECKING:
     from grepq_metric.cli.scoring import PhotoScorer
-
-EXTRAS = ("percentile", "points", "facts")
-"""What rows hold beside scores, where the scorer knows of it."""
 
 EPILOG = """\
 **Examples**
@@ -51,7 +47,11 @@ def gallery(
     device: str = typer.Option(None, help="Torch device, such as cpu or cuda:1. Default: cuda if there is one, else cpu."),
     precision: str = typer.Option(None, help="As in `grepq score`."),
     speed: str = typer.Option(None, help="As in `grepq score`."),
-    resolution: int = typer.Option(None, metavar="PIXELS", help="As in `grepq score`."),
+    resolution: int = typer.Option(
+        None,
+        metavar="PIXELS",
+        help="As in `grepq score`, but by default 640, the standard viewing size, with --head what the head was fitted at.",
+    ),
     recursive: bool = typer.Option(True, "--recursive/--no-recursive", help="Search folders with all their subfolders."),
     jobs: int = typer.Option(None, "--jobs", "-j", min=1, metavar="N", help="As in `grepq score`."),
     max_pixels: float = typer.Option(200, metavar="MEGAPIXELS", help="Refuse photos above this many million pixels."),
@@ -133,18 +133,22 @@ def _claim(output: Path, overwrite: bool, photos: Sequence[str | Path]) -> None:
 
 
 def _scorer(options: dict[str, Any], max_pixels: int, draws: bool) -> PhotoScorer:
+    from grepq_metric import catalog
     from grepq_metric.cli.loading import chosen
     from grepq_metric.cli.scoring import PhotoScorer
     from grepq_metric.heads import headfile
-    from grepq_metric.scoring import Scorer
+    from grepq_metric.reference import STANDARD_SIDE
 
     head = options.get("head")
     if head is not None and not headfile.find(head).is_file():
         raise FileNotFoundError(f"no such head: {head}")
     name, more = chosen(options.get("metric"), options.get("weights"))
     more |= {mode: options[mode] for mode in ("precision", "speed", "resolution") if mode in options}
-    if "extras" in inspect.signature(Scorer).parameters and head is None:
-        more["extras"] = EXTRAS
+    if head is None:
+        more.setdefault("resolution", STANDARD_SIDE)
+    entry = catalog.find(name or catalog.DEFAULT) if head is None else None
+    referenced = entry is not None and not entry.clip and more["resolution"] >= STANDARD_SIDE
+    more["extras"] = ("percentile", "points", "facts") if referenced else ("facts",)
     return PhotoScorer(
         draws=draws, replace=False, weights=name, head=head, device=options.get("device"), max_pixels=max_pixels, **more
     )
