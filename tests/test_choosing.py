@@ -9,7 +9,7 @@ import skimage.data
 from PIL import Image, ImageFilter
 
 from grepq_metric.cli.choosing import MOVED
-from grepq_metric.cli.sidecars import stars
+from grepq_metric.cli.sidecars import stars, write_sidecars
 from tests.command import grepq
 
 
@@ -138,6 +138,20 @@ def test_stars_go_to_sidecars_that_are_ours(folder):
     assert len(list(folder.rglob("*.xmp"))) == 3
     scored(folder, "--xmp")  # ours are replaced
     assert [stars(p) for p in (0, 19, 20.1, 50, 99, 100)] == [1, 1, 2, 3, 5, 5]
+
+
+def test_raw_files_have_a_sidecar_for_lightroom_too(tmp_path):
+    raw = tmp_path / "IMG_1.CR2"
+    raw.write_text("raw")
+    assert [path.name for path in write_sidecars(str(raw), 85)] == ["IMG_1.CR2.xmp", "IMG_1.xmp"]
+    assert 'xmp:Rating="5"' in (tmp_path / "IMG_1.xmp").read_text()
+    (tmp_path / "IMG_1.xmp").write_text("edits")
+    (tmp_path / "IMG_1.CR2.xmp").unlink()
+    with pytest.raises(ValueError, match="sidecar of another program"):
+        write_sidecars(str(raw), 85)
+    assert not (tmp_path / "IMG_1.CR2.xmp").exists()
+    with pytest.raises(ValueError, match="no file that a sidecar"):
+        write_sidecars("archive.zip/a.jpg", 50)
 
 
 @pytest.mark.parametrize(

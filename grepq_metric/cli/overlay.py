@@ -113,9 +113,9 @@ def _lines(picture: np.ndarray, level: np.ndarray, ticks: int) -> np.ndarray:
         for bound in np.linspace(0, 1, ticks)[1:]
     ]
     for _, lines in contours:
-        cv2.drawContours(picture, lines, -1, _INK, 3, cv2.LINE_AA)
+        cv2.drawContours(picture, lines, -1, _INK, 4, cv2.LINE_AA)
     for colour, lines in contours:
-        cv2.drawContours(picture, lines, -1, colour, 1, cv2.LINE_AA)
+        cv2.drawContours(picture, lines, -1, colour, 2, cv2.LINE_AA)
     return picture
 
 

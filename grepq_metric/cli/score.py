@@ -178,7 +178,8 @@ def score(
     xmp: bool = typer.Option(
         False,
         "--xmp",
-        help="Write 1 to 5 stars, a fifth of the reference photos each, to PHOTO.xmp, which darktable and digiKam read.",
+        help="Write 1 to 5 stars, a fifth of the reference photos each, to PHOTO.xmp, which darktable and digiKam read, "
+        "and of raw files to NAME.xmp for Lightroom.",
         rich_help_panel=CHOICE,
     ),
     recursive: bool = typer.Option(True, "--recursive/--no-recursive", help="Search folders with all their subfolders."),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from grepq_metric.cli.maps import write_map
 from grepq_metric.cli.record import State
-from grepq_metric.cli.sidecars import write_sidecar
+from grepq_metric.cli.sidecars import write_sidecars
 from grepq_metric.errors import InputError
 from grepq_metric.images import PixelLimitError, file_pixels
 from grepq_metric.scoring import Item, Photo, Row, Scorer
@@ -82,7 +82,7 @@ class PhotoScorer(Scorer):
             row["map"] = str(write_map(self.model, x, item.map, self.replace))
         if self.rates and isinstance(percentile := row["percentile"], float):
             try:
-                write_sidecar(item.name, percentile)
+                write_sidecars(item.name, percentile)
             except InputError as error:
                 row["warning"] = "; ".join(str(text) for text in (row["warning"], error) if text)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from grepq_metric.errors import InputError
 from grepq_metric.files import whole_file
+from grepq_metric.images import CAMERA_RAW
 
 STARS = 5
 """From 1 for the lowest fifth of the reference photos to 5 for the highest."""
@@ -30,21 +31,25 @@ def stars(percentile: float) -> int:
     return min(max(math.ceil(percentile * STARS / 100), 1), STARS)
 
 
-def write_sidecar(photo: str, percentile: float) -> Path:
-    """Write ``PHOTO.xmp`` with the stars of a photo.
+def write_sidecars(photo: str, percentile: float) -> list[Path]:
+    """Write ``PHOTO.xmp`` with the stars of a photo, and of a camera's raw file also ``NAME.xmp``, without its ending.
 
-    That is where darktable and digiKam look. Lightroom reads sidecars of raw files alone, as ``photo.xmp`` without the ending
-    of the file.
+    darktable and digiKam look for the former, Lightroom for the latter, of raw files alone.
 
     Raises:
-        InputError: the photo is no file, such as one in an archive, or has a sidecar of another program, which is left alone.
+        InputError: the photo is no file, such as one in an archive, or has a sidecar of another program, which is left alone;
+            none is written then.
         OSError: it can't be written.
     """
     if not Path(photo).is_file():
         raise InputError(f"{photo} is no file that a sidecar could lie beside")
-    path = Path(f"{photo}.xmp")
-    if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
-        raise InputError(f"{path} is the sidecar of another program, which is left as it is: no stars were written")
-    with whole_file(path) as part:
-        part.write_text(_PACKET.format(stars=stars(percentile), mark=MARK), encoding="utf-8")
-    return path
+    paths = [Path(f"{photo}.xmp")]
+    if Path(photo).suffix.lower() in CAMERA_RAW:
+        paths.append(Path(photo).with_suffix(".xmp"))
+    for path in paths:
+        if path.exists() and MARK not in path.read_text(encoding="utf-8", errors="replace"):
+            raise InputError(f"{path} is the sidecar of another program, which is left as it is: no stars were written")
+    for path in paths:
+        with whole_file(path) as part:
+            part.write_text(_PACKET.format(stars=stars(percentile), mark=MARK), encoding="utf-8")
+    return paths
