@@ -229,8 +229,7 @@ class Scorer:
             - ``score``: higher is better;
             - ``low``, ``semantic``, ``high``: its parts, None where the weights lack the pathway;
             - ``mos`` in place of these with a head, and with an interval ``mos_low`` and ``mos_high``;
-            - what is asked for by ``extras``: ``percentile``, ``points``, ``sharpness``, ``noise``, ``exposure``,
-              ``colourfulness``, ``blocking``, and their words in ``facts``;
+            - ``percentile``, ``points``, the facts, and their words in ``facts``, where ``extras`` asks for them;
             - ``width``, ``height``: in pixels, upright;
             - ``warning``: why the score may mean little, or None;
             - ``error``: why there is no score, or None: what is wrong with one photo is no matter of the others;
