@@ -174,6 +174,11 @@ class Scale:
         return _like(scores, lambda x: 100 * _normal((_logit(x / self.best) - self.centre) / self.spread))
 
 
+def packaged_photos() -> str:
+    """What the packaged reference photos are."""
+    return str(_packaged()["name"])
+
+
 def fact_distributions() -> Mapping[str, Distribution]:
     """Distributions of the facts of `grepq_metric.facts` over the packaged reference photos, by name."""
     return {name: Distribution(np.array(values)) for name, values in _packaged()["facts"].items()}

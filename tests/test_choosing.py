@@ -114,7 +114,8 @@ def test_percentiles_of_ones_own_reference(folder, tmp_path, photo_folder):
     for i in range(20):
         photo.filter(ImageFilter.GaussianBlur(i / 2)).save(reference / f"{i}.png")
     found = grepq("score", folder / "sub", "--percentile", "--reference", reference, "--format", "json")
-    assert "20 reference photos" in found.stderr
+    assert f"percentile: of the 20 photos of {reference}" in found.stderr
+    assert "percentile: of 1,200 reference photos" in grepq("score", folder / "sub", "--percentile").stderr
     (row,) = json.loads(found.stdout)
     assert row["percentile"] > 50
     table = tmp_path / "reference.csv"

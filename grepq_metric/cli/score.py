@@ -272,6 +272,8 @@ def score(
     if reference is not None:
         modes["reference"] = _reference(reference, metric, weights, device, head, int(max_pixels * 1e6), modes)
     scorer = _scorer(metric, weights, device, head, interval, maps, int(max_pixels * 1e6), modes, xmp)
+    if "percentile" in scorer.extras:
+        _tell([f"percentile: of {_name_of(scorer.reference)}"])
     columns = _columns(scorer, choice)
     choosing = Choosing(choice, choice.column(head) or columns[1])
     choice.check(columns, listed or ())
@@ -360,6 +362,16 @@ def _reference(
             progress.advance(row["error"] is not None)
         progress.close()
     return Reference.of((score for score in scores if score is not None), str(given), running.facts["weights_id"])
+
+
+def _name_of(reference: str | Path | Reference | None) -> str:
+    from grepq_metric.reference import Reference, packaged_photos
+
+    if reference is None:
+        return packaged_photos()
+    if isinstance(reference, Reference):
+        return f"the {reference.count:,} photos of {reference.name}"
+    return f"the photos in {reference}"
 
 
 def _check_output(output: Path | None, format: Format, resume: bool) -> None:
