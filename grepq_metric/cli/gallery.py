@@ -136,12 +136,9 @@ def _scorer(options: dict[str, Any], max_pixels: int, draws: bool) -> PhotoScore
     from grepq_metric import catalog
     from grepq_metric.cli.loading import chosen
     from grepq_metric.cli.scoring import PhotoScorer
-    from grepq_metric.heads import headfile
     from grepq_metric.reference import STANDARD_SIDE
 
     head = options.get("head")
-    if head is not None and not headfile.find(head).is_file():
-        raise FileNotFoundError(f"no such head: {head}")
     name, more = chosen(options.get("metric"), options.get("weights"))
     more |= {mode: options[mode] for mode in ("precision", "speed", "resolution") if mode in options}
     if head is None:
