@@ -62,13 +62,11 @@ class Reference:
 
     Attributes:
         name: what the photos are.
-        weights_id: of the metric and its mode, see `GRepQ.weights_id`; None: not known.
         count: number of photos.
         scores: their distribution.
     """
 
     name: str
-    weights_id: str | None
     count: int
     scores: Distribution
 
@@ -90,7 +88,7 @@ class Reference:
                 f"this package has no reference for {weights_id}, it has some for {', '.join(found['scores'])}: "
                 "score photos of your own with it, and give the table of their scores as the reference"
             )
-        return cls(found["name"], weights_id, found["count"], Distribution(np.array(found["scores"][same])))
+        return cls(found["name"], found["count"], Distribution(np.array(found["scores"][same])))
 
     @classmethod
     def read(cls, path: str | Path, column: str = "score", weights_id: str | None = None) -> Reference:
@@ -111,10 +109,10 @@ class Reference:
         if weights_id is not None and ids - {weights_id}:
             raise InputError(f"{path} holds scores of {', '.join(sorted(ids))}, expected {weights_id}")
         values = [row[column] for row in rows if row.get(column) is not None]
-        return cls.of(values, str(path), weights_id)
+        return cls.of(values, str(path))
 
     @classmethod
-    def of(cls, scores: Iterable[Any], name: str, weights_id: str | None = None) -> Reference:
+    def of(cls, scores: Iterable[Any], name: str) -> Reference:
         """From scores.
 
         Raises:
@@ -125,7 +123,7 @@ class Reference:
             raise InputError(f"{name} has a score that is no number: {wrong[0]!r:.80}")
         if len(values) < LEAST:
             raise InputError(f"{name} has {len(values)} scores, expected {LEAST} or more for a reference")
-        return cls(name, weights_id, len(values), Distribution.of(values))
+        return cls(name, len(values), Distribution.of(values))
 
     @property
     def digest(self) -> str:

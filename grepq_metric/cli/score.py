@@ -361,7 +361,7 @@ def _reference(
             scores.append(row[scorer.columns[0]])
             progress.advance(row["error"] is not None)
         progress.close()
-    return Reference.of((score for score in scores if score is not None), str(given), running.facts["weights_id"])
+    return Reference.of((score for score in scores if score is not None), str(given))
 
 
 def _name_of(reference: str | Path | Reference | None) -> str:
