@@ -10,6 +10,7 @@ from grepq_metric.integrations import hook
 
 __version__ = "0.2.0.dev0"
 __all__ = [
+    "QFMIQM",
     "GRepQ",
     "GRepQError",
     "GRepQLoss",
@@ -19,20 +20,23 @@ __all__ = [
     "Scorer",
     "WeightsError",
     "grepq",
+    "load_model",
     "read_image",
     "score_files",
 ]
 
 _HOMES = {
-    "GRepQ": "grepq_metric.model",
+    "GRepQ": "grepq_metric.models",
     "GRepQError": "grepq_metric.errors",
     "GRepQLoss": "grepq_metric.loss",
     "GRepQRegressor": "grepq_metric.heads",
     "InputError": "grepq_metric.errors",
+    "QFMIQM": "grepq_metric.models",
     "RidgeHead": "grepq_metric.heads",
     "Scorer": "grepq_metric.scoring",
     "WeightsError": "grepq_metric.errors",
     "grepq": "grepq_metric.integrations.piq",
+    "load_model": "grepq_metric.models",
     "read_image": "grepq_metric.images",
     "score_files": "grepq_metric.scoring",
 }
@@ -44,7 +48,7 @@ if TYPE_CHECKING:
     from grepq_metric.images import read_image
     from grepq_metric.integrations.piq import grepq
     from grepq_metric.loss import GRepQLoss
-    from grepq_metric.model import GRepQ
+    from grepq_metric.models import QFMIQM, GRepQ, load_model
     from grepq_metric.scoring import Scorer, score_files
 
 

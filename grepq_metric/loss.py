@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from grepq_metric import catalog
 from grepq_metric.errors import InputError
 from grepq_metric.inputs import likely_scale, result_type
-from grepq_metric.model import OPTIONS, GRepQ, check_options
+from grepq_metric.models import OPTIONS, check_options, load_model
 
 REDUCTIONS = ("mean", "sum", "none")
 SETTINGS = ("weights", "reduction", "patches", "loss_weight", "checkpoint")
@@ -26,9 +26,10 @@ OVERSHOOT = 0.5
 class GRepQLoss(nn.Module):
     """1 - score / best possible score: in [0, 1], 0 is best. A loss term beside a fidelity loss such as L1.
 
-    With the semantic pathway alone it is 1 - Q_S, with the low-level one tanh(d / 200) of the distance d, and with both
-    1 - (Q_L + Q_S) / 1.5. The weights are frozen and stay in evaluation mode under `train`. Gradients flow to all pixels, but
-    from the low-level pathway not to what patches of 96 pixels, 48 apart, leave over at the right and the bottom of a crop.
+    With the semantic pathway alone, and with `QFMIQM`, it is 1 - the score, with the low-level one tanh(d / 200) of the
+    distance d, and with both 1 - (Q_L + Q_S) / 1.5. The weights are frozen and stay in evaluation mode under `train`.
+    Gradients flow to all pixels, but from the low-level pathway not to what patches of 96 pixels, 48 apart, leave over at the
+    right and the bottom of a crop.
 
     Args:
         weights: as in `GRepQ.from_pretrained`; by default ``grepq-sem``.
@@ -80,8 +81,8 @@ class GRepQLoss(nn.Module):
         if isinstance(loss_weight, bool) or not isinstance(loss_weight, (int, float)) or not math.isfinite(loss_weight):
             raise InputError(f"loss_weight must be a finite number, got {loss_weight!r}")
         self.reduction, self.patches, self.loss_weight, self.checkpoint = reduction, patches, loss_weight, bool(checkpoint)
-        self.model = GRepQ.from_pretrained(weights, **options).requires_grad_(False)
-        if self.model.low is None and patches is not None:
+        self.model = load_model(weights, **options).requires_grad_(False)
+        if "low" not in self.model.pathways and patches is not None:
             raise InputError(f"patches={patches} needs the low-level pathway, which {weights} lacks")
         self._calls = 0
 

@@ -17,7 +17,7 @@ class Module:
     """One file of source.
 
     Attributes:
-        name: dotted, ``grepq_metric.model``.
+        name: dotted, ``grepq_metric.models``.
         path: the file.
         tree: its syntax.
     """

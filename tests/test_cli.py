@@ -263,7 +263,7 @@ def test_an_error_shows_its_traceback_when_asked_to_and_a_defect_always(monkeypa
     def defect(*args, **options):
         raise ValueError("a defect")
 
-    monkeypatch.setattr("grepq_metric.model.GRepQ.from_pretrained", defect)
+    monkeypatch.setattr("grepq_metric.models.base.QualityModel.from_parts", defect)
     with pytest.raises(ValueError, match="a defect"):
         grepq("score", "x.png")
 
@@ -272,7 +272,7 @@ def test_errors_are_one_line_whatever_a_message_holds(monkeypatch):
     def fail(*args, **options):
         raise OSError("two\nlines \x1b[31m")
 
-    monkeypatch.setattr("grepq_metric.model.GRepQ.from_pretrained", fail)
+    monkeypatch.setattr("grepq_metric.models.base.QualityModel.from_parts", fail)
     assert grepq("score", "x.png", status=2).stderr == "error: two lines \\x1b[31m\n"
 
 
@@ -280,7 +280,7 @@ def test_ctrl_c_is_one_word(monkeypatch):
     def stop(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("grepq_metric.model.GRepQ.from_pretrained", stop)
+    monkeypatch.setattr("grepq_metric.models.base.QualityModel.from_parts", stop)
     result = grepq("score", "x.png", status=130)
     assert result.stderr.splitlines()[-1] == "interrupted"
 

@@ -60,7 +60,7 @@ def test_a_finished_file_is_kept_until_overwrite(folder, monkeypatch):
     grepq("score", "stereo.png", "-o", "scores.csv", cwd=folder)
     before = (folder / "scores.csv").read_bytes()
     with monkeypatch.context() as patch:  # refused before the model is loaded
-        patch.setattr("grepq_metric.model.GRepQ.from_pretrained", None)
+        patch.setattr("grepq_metric.models.base.QualityModel.from_parts", None)
         result = grepq("score", "stereo.png", "-o", "scores.csv", status=2, cwd=folder)
     assert "exists" in result.stderr
     assert "--overwrite" in result.stderr

@@ -310,7 +310,7 @@ def test_what_is_unexpected_is_a_traceback(monkeypatch: pytest.MonkeyPatch, phot
         def broken(*_: Any, error: Exception = unexpected, **__: Any) -> None:
             raise error
 
-        monkeypatch.setattr(GRepQ, "from_pretrained", broken)
+        monkeypatch.setattr(GRepQ, "from_parts", broken)
         with pytest.raises(type(unexpected)):
             command("score", photo_folder / "stereo.png")
 
@@ -321,7 +321,7 @@ def test_what_is_expected_is_one_line(monkeypatch: pytest.MonkeyPatch, photo_fol
         def broken(*_: Any, error: Exception = expected, **__: Any) -> None:
             raise error
 
-        monkeypatch.setattr(GRepQ, "from_pretrained", broken)
+        monkeypatch.setattr(GRepQ, "from_parts", broken)
         written = command("score", photo_folder / "stereo.png", status=2)
         assert written.stderr.strip() == f"error: {expected}"
 

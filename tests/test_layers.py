@@ -15,7 +15,7 @@ from tests.source import Module, imports, is_private, modules
 FLOORS = (
     ("archives", "catalog", "devices", "errors", "files", "tables"),
     ("facts", "images", "inputs", "pages", "pathways", "reference", "weights"),
-    ("model",),
+    ("models",),
     ("heads", "loss", "scoring", "training"),
     ("cli", "integrations", "__init__", "__main__"),
 )

@@ -23,7 +23,7 @@ def python(code, **environment):
     return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True).stdout.split()
 
 
-LIST = "import sys, pyiqa; print(*pyiqa.list_models(filter='grepq*'), 'grepq_metric.model' in sys.modules)"
+LIST = "import sys, pyiqa; print(*pyiqa.list_models(filter='grepq*'), 'grepq_metric.models' in sys.modules)"
 
 
 def test_a_fresh_interpreter_lists_the_metrics():

@@ -183,13 +183,13 @@ def test_pickling_never_carries_the_weights(scorer: Scorer, paths: list[str]) ->
 def test_weights_load_once_at_the_first_call_also_of_several_threads(
     monkeypatch: pytest.MonkeyPatch, paths: list[str]
 ) -> None:
-    calls, original = [], GRepQ.from_pretrained
+    calls, original = [], GRepQ.from_parts
 
     def counted(*arguments: Any, **options: Any) -> GRepQ:
         calls.append(arguments)
         return original(*arguments, **options)
 
-    monkeypatch.setattr(GRepQ, "from_pretrained", counted)
+    monkeypatch.setattr(GRepQ, "from_parts", counted)
     scorer = Scorer("grepq-sem")
     assert calls == []
     threads = [threading.Thread(target=scorer, args=({"path": paths[:1]},)) for _ in range(3)]

@@ -22,7 +22,7 @@ from grepq_metric import catalog
 from grepq_metric.errors import WeightsError
 from grepq_metric.files import sha256
 from grepq_metric.heads.regressor import GRepQRegressor
-from grepq_metric.model import GRepQ
+from grepq_metric.models import load_model
 
 PACKAGES = {"brisque-package": "brisque", "niqe-package": "scikit-video", "brisque-features": "pyiqa"}
 """The package that each of the metrics of other packages needs."""
@@ -195,7 +195,7 @@ def _grepq(name: str, options: GRepQOptions, device: str) -> Metric:
     entry = catalog.find(name)
     pathways = list(entry.pathways) if entry else None
     try:
-        model = GRepQ.from_pretrained(options.weights or name, pathways=pathways).requires_grad_(False).to(device)
+        model = load_model(options.weights or name, pathways=pathways).requires_grad_(False).to(device)
         regressor = GRepQRegressor.load(options.head, model) if options.head else None
     except WeightsError as error:
         raise UnavailableError(f"{name}: {error}") from error

@@ -34,7 +34,7 @@ def convert(
     Give all four for both pathways, --low and --pristine for the low-level one, or --high and --clip for the high-level one.
     """
     from grepq_metric.errors import InputError
-    from grepq_metric.model import GRepQ
+    from grepq_metric.models import GRepQ
     from grepq_metric.weights.convert import convert
 
     refuse_weights_folder(output, "--output", overwrite)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from grepq_metric.heads.evaluation import HeldOut
     from grepq_metric.heads.labels import Labels
-    from grepq_metric.model import GRepQ
+    from grepq_metric.models import QualityModel
 
 
 EPILOG = """\
@@ -166,7 +166,9 @@ def _find(paths: list[Path], count: int) -> list[Path]:
     return photos
 
 
-def _features(model: GRepQ, photos: list[Path], kind: str, cache: Path | None, no_cache: bool) -> tuple[np.ndarray, list[int]]:
+def _features(
+    model: QualityModel, photos: list[Path], kind: str, cache: Path | None, no_cache: bool
+) -> tuple[np.ndarray, list[int]]:
     """Features of the photos that can be read, and their positions."""
     from grepq_metric.heads.features import default_cache, photo_features
 
@@ -183,7 +185,7 @@ def _features(model: GRepQ, photos: list[Path], kind: str, cache: Path | None, n
 
 
 def _fit(
-    model: GRepQ,
+    model: QualityModel,
     x: np.ndarray,
     labels: Labels,
     usable: list[int],

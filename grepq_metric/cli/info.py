@@ -39,9 +39,9 @@ def info(
         origin = {} if entry is None else {"source": entry.source, "licence": entry.licence}
         typer.echo(json.dumps({**describe(weights), **origin}, indent=2))
     else:
-        from grepq_metric.model import GRepQ
+        from grepq_metric.models import load_model
 
-        model = GRepQ.from_pretrained(weights)
+        model = load_model(weights)
         typer.echo(model.weights_id)
         typer.echo(json.dumps(model.config, indent=2))
 

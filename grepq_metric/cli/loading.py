@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from grepq_metric import catalog
+from grepq_metric import catalog, models
 from grepq_metric.devices import usable_device
 from grepq_metric.errors import InputError
-from grepq_metric.model import GRepQ
 
 
 def chosen(metric: str | None, weights: str | None) -> tuple[str | None, dict[str, Any]]:
@@ -24,7 +23,7 @@ def chosen(metric: str | None, weights: str | None) -> tuple[str | None, dict[st
     return metric if weights is None else weights, {}
 
 
-def load_model(metric: str | None, weights: str | None, device: str | None) -> GRepQ:
+def load_model(metric: str | None, weights: str | None, device: str | None) -> models.QualityModel:
     """The model that --metric and --weights ask for, on --device.
 
     Raises:
@@ -32,4 +31,4 @@ def load_model(metric: str | None, weights: str | None, device: str | None) -> G
     """
     name, options = chosen(metric, weights)
     where = usable_device(device)
-    return GRepQ.from_pretrained(catalog.DEFAULT if name is None else name, **options).to(where)
+    return models.load_model(catalog.DEFAULT if name is None else name, **options).to(where)

@@ -12,7 +12,7 @@ from torch import Tensor
 from grepq_metric.cli.writers import refuse_existing
 from grepq_metric.errors import InputError
 from grepq_metric.files import whole_file
-from grepq_metric.model import GRepQ
+from grepq_metric.models import QualityModel
 
 SUFFIX = ".map.png"
 _LONGEST = 180  # bytes, of the 255 that most file systems allow
@@ -58,7 +58,7 @@ class MapFolder:
         return self.folder / f"{self._names[photo]}{SUFFIX}"
 
 
-def write_map(model: GRepQ, x: Tensor, path: Path, overwrite: bool) -> Path:
+def write_map(model: QualityModel, x: Tensor, path: Path, overwrite: bool) -> Path:
     """Draw the map of a photo ``(1, 3, H, W)`` and write it as a whole or not at all.
 
     Raises:

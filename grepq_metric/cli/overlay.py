@@ -9,13 +9,12 @@ import numpy as np
 from torch import Tensor
 
 from grepq_metric.errors import InputError
-from grepq_metric.model import GRepQ
-from grepq_metric.pathways.efficientnet import STRIDES
+from grepq_metric.models import GRepQ, QualityModel
 
 FARTHEST = 6
 """Distance of the strongest tint, as a multiple of the typical distance of a pristine patch."""
 CLEAR, WORST = 0.8, 0.2
-"""Q_S without a tint, and that of the strongest one."""
+"""Quality without a tint, and that of the strongest one."""
 OPACITY = 0.3
 """Of the strongest tint: the photo stays visible under it."""
 LEGEND = 36
@@ -42,15 +41,15 @@ class Layer:
     captions: tuple[str, ...]
 
 
-def draw(model: GRepQ, x: Tensor) -> np.ndarray:
+def draw(model: QualityModel, x: Tensor) -> np.ndarray:
     """Blend the map of ``(1, 3, H, W)`` RGB in [0, 1] over it: ``(H + LEGEND, W, 3)`` uint8 in BGR.
 
     The photo stays as it is where it is good, and turns yellow, then red, where it is bad, with a contour at each tick of the
     legend. It is one scale for all photos,
-    which the legend shows: of the semantic pathway Q_S from `CLEAR` to `WORST`; without it, of the low-level one the distance,
+    which the legend shows: the quality of each place from `CLEAR` to `WORST`; of the low-level pathway alone the distance,
     from the typical one of patches of pristine photos (root mean square) to `FARTHEST` times that.
     """
-    layer = _quality(model, x) if model.semantic is not None else _distance(model, x)
+    layer = _distance(model, x) if isinstance(model, GRepQ) and model.semantic is None else _quality(model, x)
     photo = np.ascontiguousarray((x[0].flip(0).permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8))
     height, width = photo.shape[:2]
     # A small photo was padded on both sides; element (i, j) is centred at (i, j) * stride + size / 2 of the padded photo.
@@ -65,12 +64,12 @@ def draw(model: GRepQ, x: Tensor) -> np.ndarray:
     return np.vstack([_lines(_tint(photo, smooth.clip(0, 1)), smooth, len(layer.ticks)), _legend(width, layer)])
 
 
-def _quality(model: GRepQ, x: Tensor) -> Layer:
+def _quality(model: QualityModel, x: Tensor) -> Layer:
     quality = model.quality_map(x)[0, 0].cpu().numpy().astype(np.float32)
     return Layer(
         level=(CLEAR - quality) / (CLEAR - WORST),
-        size=STRIDES[-1],
-        stride=STRIDES[-1],
+        size=model.cell,
+        stride=model.cell,
         ticks=tuple(f"{tick:g}" for tick in np.linspace(CLEAR, WORST, 4).round(1)),
         captions=(
             f"quality of each place, from 0 to 1: no tint = {CLEAR:g} or better, red = {WORST:g} or worse",

@@ -35,7 +35,7 @@ def pristine(
     """
     refuse_weights_folder(output, "--output", overwrite)
     from grepq_metric.devices import usable_device
-    from grepq_metric.model import GRepQ
+    from grepq_metric.models import GRepQ
     from grepq_metric.training.photos import PhotoList
     from grepq_metric.training.pristine import Selection, set_pristine_statistics
     from grepq_metric.training.run import weights_name

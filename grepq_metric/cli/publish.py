@@ -28,10 +28,10 @@ def publish(
 
     The token is that of `hf auth login` or HF_TOKEN. A README.md in the folder that you have written goes in the card's place.
     """
-    from grepq_metric.model import GRepQ
+    from grepq_metric.models import load_model
     from grepq_metric.weights import CARD
     from grepq_metric.weights.publish import publish
 
-    model = GRepQ.from_pretrained(folder)
+    model = load_model(folder)
     card = folder / CARD if (folder / CARD).exists() else None
     typer.echo(publish(model, repo, card=card, terms=terms, results=results, private=private, revision=revision))

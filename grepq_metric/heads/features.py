@@ -17,7 +17,7 @@ from tqdm import tqdm
 from grepq_metric.errors import InputError
 from grepq_metric.files import disk_error, whole_file
 from grepq_metric.images import decode_image, read_ahead, read_bytes
-from grepq_metric.model import GRepQ
+from grepq_metric.models import QualityModel
 
 
 def default_cache() -> Path:
@@ -26,7 +26,7 @@ def default_cache() -> Path:
 
 
 def photo_features(
-    model: GRepQ,
+    model: QualityModel,
     paths: Sequence[str | Path],
     kind: str | None = None,
     cache: str | Path | None = None,
@@ -128,7 +128,7 @@ class _Store:
 
 
 @torch.inference_mode()
-def _features(model: GRepQ, image: torch.Tensor, kind: str, path: str | Path) -> np.ndarray:
+def _features(model: QualityModel, image: torch.Tensor, kind: str, path: str | Path) -> np.ndarray:
     values = model.features(image.unsqueeze(0).to(model.device), kind)[0].float().cpu().numpy()
     if not np.isfinite(values).all():
         raise InputError(f"the features of {path} are not finite")

@@ -23,7 +23,7 @@ from grepq_metric.heads import headfile
 from grepq_metric.heads.features import photo_features
 from grepq_metric.heads.labels import LARGEST
 from grepq_metric.heads.ridge import RidgeHead
-from grepq_metric.model import GRepQ
+from grepq_metric.models import QualityModel, load_model
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,13 +38,13 @@ LEAST_SHRUNK, LEAST_SHRUNK_LOW = 50, 800
 ``python -m benchmarks.studies.few_labels``."""
 
 
-def kind_for(labels: int, model: GRepQ) -> str:
+def kind_for(labels: int, model: QualityModel) -> str:
     """The kind of head for a number of labels: ``monotone`` below 50 (the low-level pathway alone: 800), else ``shrunk``."""
     least = LEAST_SHRUNK_LOW if model.pathways == ("low",) else LEAST_SHRUNK
     return "monotone" if labels < least else "shrunk"
 
 
-def whole_kind(model: GRepQ, kind: str, features: str | None) -> str:
+def whole_kind(model: QualityModel, kind: str, features: str | None) -> str:
     """The features that a kind of head is fitted to, as `GRepQ.feature_kind` names them.
 
     Raises:
@@ -56,7 +56,7 @@ def whole_kind(model: GRepQ, kind: str, features: str | None) -> str:
     return {"monotone": "score", "shrunk": f"score+{found}", "ridge": found}[kind]
 
 
-def new_head(model: GRepQ | None, features: str | None, alpha: float | str = "cv") -> RidgeHead:
+def new_head(model: QualityModel | None, features: str | None, alpha: float | str = "cv") -> RidgeHead:
     """The head for features that a name of `whole_kind` stands for; without a model, for one block of any."""
     if model is None or features is None:
         return RidgeHead(alpha)
@@ -111,7 +111,7 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
 
     def __init__(
         self,
-        model: GRepQ | str | Path | None = catalog.DEFAULT,
+        model: QualityModel | str | Path | None = catalog.DEFAULT,
         head: RegressorMixin | None = None,
         features: str | None = None,
         kind: str = "auto",
@@ -240,7 +240,7 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
 
     @classmethod
     def load(
-        cls, path: str | Path, model: GRepQ | str | Path | None = None, cache: str | Path | None = None
+        cls, path: str | Path, model: QualityModel | str | Path | None = None, cache: str | Path | None = None
     ) -> GRepQRegressor:
         """Read what `save` wrote, for the model that it was fitted with.
 
@@ -257,7 +257,7 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
         kind, features, identity = facts["head"], facts["features"], facts["weights_id"]
         if kind not in KINDS:
             raise WeightsError(f"{path} is a head {kind!r}, which is unknown here, expected one of {', '.join(KINDS)}")
-        loaded = model if isinstance(model, GRepQ) else GRepQ.from_pretrained(model or weights_of(path))
+        loaded = model if isinstance(model, QualityModel) else load_model(model or weights_of(path))
         if loaded.weights_id != identity:
             raise WeightsError(f"{path} was fitted to features of {identity}, and does not fit those of {loaded.weights_id}")
         given = "+".join(name for name in features.split("+") if name != "score") or None
@@ -300,11 +300,11 @@ class GRepQRegressor(RegressorMixin, BaseEstimator):
         model = parameters.pop("model")
         return type(self)(model=model, **{name: clone(value, safe=False) for name, value in parameters.items()})
 
-    def _model(self) -> GRepQ | None:
-        if self.model is None or isinstance(self.model, GRepQ):
+    def _model(self) -> QualityModel | None:
+        if self.model is None or isinstance(self.model, QualityModel):
             return self.model
         if getattr(self, "_opened", (None,))[0] != self.model:
-            self._opened = self.model, GRepQ.from_pretrained(self.model)
+            self._opened = self.model, load_model(self.model)
         return self._opened[1]
 
     def _matrix(self, X: Photos, kind: str | None) -> np.ndarray | pd.DataFrame:  # noqa: N803

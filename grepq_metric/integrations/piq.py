@@ -11,7 +11,7 @@ from torch import Tensor
 from grepq_metric import catalog
 from grepq_metric.errors import InputError
 from grepq_metric.inputs import check_data_range, scaled
-from grepq_metric.model import GRepQ
+from grepq_metric.models import QualityModel, load_model
 
 
 def grepq(x: Tensor, data_range: float = 1.0, reduction: str = "mean", weights: str | Path = catalog.DEFAULT) -> Tensor:
@@ -47,7 +47,7 @@ def grepq(x: Tensor, data_range: float = 1.0, reduction: str = "mean", weights: 
 
 
 @lru_cache(maxsize=4)
-def loaded(weights: str | Path, device: str) -> GRepQ:
+def loaded(weights: str | Path, device: str) -> QualityModel:
     """Weights on a device, kept for the next call."""
     with torch.inference_mode(False):  # tensors that move in a first call in inference mode could carry no gradients later
-        return GRepQ.from_pretrained(weights).requires_grad_(False).to(device)
+        return load_model(weights).requires_grad_(False).to(device)

@@ -11,7 +11,7 @@ from grepq_metric import catalog
 from grepq_metric.errors import InputError
 from grepq_metric.heads.regressor import GRepQRegressor, weights_of
 from grepq_metric.loss import GRepQLoss
-from grepq_metric.model import OPTIONS, GRepQ, check_options
+from grepq_metric.models import OPTIONS, check_options, load_model
 
 
 class GRepQArch(nn.Module):
@@ -44,7 +44,7 @@ class GRepQArch(nn.Module):
         check_options(options, ("weights", "head", *OPTIONS))
         if weights is None:
             weights = catalog.DEFAULT if head is None else weights_of(head)
-        self.model = GRepQ.from_pretrained(weights, **options).requires_grad_(False)
+        self.model = load_model(weights, **options).requires_grad_(False)
         self.regressor = None if head is None else GRepQRegressor.load(head, self.model)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ except ModuleNotFoundError as error:
 from grepq_metric import catalog
 from grepq_metric.errors import InputError
 from grepq_metric.inputs import check_data_range, scaled
-from grepq_metric.model import GRepQ
+from grepq_metric.models import load_model
 
 
 class GRepQMetric(Metric):
@@ -59,7 +59,7 @@ class GRepQMetric(Metric):
             raise InputError(f"reduction must be mean or none, got {reduction!r}")
         check_data_range(data_range)
         self.data_range, self.reduction = data_range, reduction
-        self.model = GRepQ.from_pretrained(weights).requires_grad_(False)
+        self.model = load_model(weights).requires_grad_(False)
         if reduction == "mean":
             self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
             self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")

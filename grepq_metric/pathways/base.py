@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from grepq_metric.errors import InputError
 
-FEATURE_KINDS = ("score", "clip", "semantic", "patches", "image")
+FEATURE_KINDS = ("score", "clip", "semantic", "patches", "image", "decoder")
 """Kinds of features, in the order in which they are joined: the zero-shot score; CLIP's embedding; moments of the semantic
-pathway's maps; the low-level features summed up over patches, or of the whole image, as in the paper."""
+pathway's maps; the low-level features summed up over patches, or of the whole image, as in the paper; and what the decoder
+pathway gives its head."""
 
 
 class Pathway(nn.Module, ABC):
@@ -23,7 +24,7 @@ class Pathway(nn.Module, ABC):
     Its constants are a frozen dataclass, so that nothing that changes a score can change without the id of the weights.
 
     Attributes:
-        name: ``low``, ``semantic`` or ``high``; the key of its quality among the parts of a score.
+        name: ``low``, ``semantic``, ``high`` or ``decoder``; the key of its quality among the parts of a score.
         best: least upper bound of its quality.
         kinds: of features that it gives, some of `FEATURE_KINDS`, the best first; beside them, all give their part of the
             score.

@@ -98,9 +98,7 @@ class SemanticPathway(Pathway):
 
     def maps(self, x: Tensor) -> list[Tensor]:
         """Maps at the end of each stage: ``(N, 3, H, W)`` in [0, 1] -> ``(N, c, h, w)`` each."""
-        network, dtype = self._fast(self.backbone, x)
-        x = _normalised(x, dtype)
-        return network(x) if network is self.backbone else network(x, _in_tiles)
+        return stage_maps(self.backbone, self._fast, x)
 
     def quality(self, features: Tensor) -> Tensor:
         """Q_S of features: ``(N, C)`` -> ``(N,)`` in (0, 1), higher is better."""
@@ -134,6 +132,19 @@ class SemanticPathway(Pathway):
         """See `Pathway.check`: the head has values."""
         if any(bool(value.isnan().any()) for value in self.head.parameters()):
             raise InputError("the model has no weights: load some with GRepQ.from_pretrained")
+
+
+def stage_maps(backbone: EfficientNetLite, folding: Folding, x: Tensor) -> list[Tensor]:
+    """Maps at the end of each stage of a backbone: ``(N, 3, H, W)`` in [0, 1] -> ``(N, c, h, w)`` each.
+
+    Args:
+        backbone: the network.
+        folding: its quicker copy, where there is one.
+        x: the images.
+    """
+    network, dtype = folding(backbone, x)
+    x = _normalised(x, dtype)
+    return network(x) if network is backbone else network(x, _in_tiles)
 
 
 def moments(maps: list[Tensor]) -> Tensor:

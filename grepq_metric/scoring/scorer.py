@@ -28,7 +28,7 @@ from grepq_metric.images import (
     read_ahead,
     read_bytes,
 )
-from grepq_metric.model import OPTIONS, PATHWAYS, GRepQ, check_options
+from grepq_metric.models import OPTIONS, QualityModel, check_options, load_model
 from grepq_metric.reference import STANDARD_SIDE, Reference, Scale
 from grepq_metric.scoring.processes import Processes
 from grepq_metric.tables import FACTS
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = dict[str, "str | int | float | None"]
 """What is known of one photo, by column."""
+PARTS = ("low", "semantic", "high")
+"""Columns of the parts of GRepQ's score; other scores have none."""
 CONTENT = ("image", "bytes", "path")
 """Columns of a batch that photos may come in; where there are several, the first of these counts."""
 EXTRAS = ("percentile", "points", "facts")
@@ -82,7 +84,7 @@ class Photo:
 
 @dataclass(frozen=True)
 class _Loaded:
-    model: GRepQ
+    model: QualityModel
     regressor: GRepQRegressor | None
     weights_id: str
     reference: Reference | None
@@ -177,7 +179,7 @@ class Scorer:
     @property
     def columns(self) -> tuple[str, ...]:
         """Of what comes out, in order."""
-        scores: tuple[str, ...] = ("score", *PATHWAYS)
+        scores: tuple[str, ...] = ("score", *PARTS)
         if self.head is not None:
             scores = ("mos",) if self.interval is None else ("mos", "mos_low", "mos_high")
         meaning = [column for name in self.extras for column in ((*FACTS, "facts") if name == "facts" else (name,))]
@@ -191,7 +193,7 @@ class Scorer:
         return {name: others.get(name, "float64") for name in self.columns}
 
     @property
-    def model(self) -> GRepQ:
+    def model(self) -> QualityModel:
         """The model, which is loaded if it is not yet. Raises as `GRepQ.from_pretrained`."""
         return self._load().model
 
@@ -340,20 +342,20 @@ class Scorer:
         """The one place where options become a model."""
         where, weights = usable_device(self.device), self.weights
         if self.head is None:
-            model = GRepQ.from_pretrained(catalog.DEFAULT if weights is None else weights, **self.options)
+            model = load_model(catalog.DEFAULT if weights is None else weights, **self.options)
             model = model.requires_grad_(False).to(where)
             return self._with_meaning(model, None)
         # Here, since scikit-learn takes a second that scores need not wait for.
         from grepq_metric.heads.regressor import GRepQRegressor, weights_of
 
-        model = GRepQ.from_pretrained(weights_of(self.head) if weights is None else weights, **self.options)
+        model = load_model(weights_of(self.head) if weights is None else weights, **self.options)
         model = model.requires_grad_(False).to(where)
         regressor = GRepQRegressor.load(self.head, model)
         if self.interval is not None:  # now, since a head of few labels has no wide ones
             regressor.predict_interval(torch.zeros(1, regressor.n_features_in_), self.interval)
         return self._with_meaning(model, regressor)
 
-    def _with_meaning(self, model: GRepQ, regressor: GRepQRegressor | None) -> _Loaded:
+    def _with_meaning(self, model: QualityModel, regressor: GRepQRegressor | None) -> _Loaded:
         reference, identity = None, model.weights_id
         if isinstance(self.reference, Reference):
             reference = self.reference
@@ -410,7 +412,7 @@ class Scorer:
         loaded = self._load()
         if loaded.regressor is None:
             parts = loaded.model.components(x)
-            return {name: None if (part := parts[name]) is None else part[:, 0].tolist() for name in ("score", *PATHWAYS)}
+            return {name: None if (part := parts.get(name)) is None else part[:, 0].tolist() for name in ("score", *PARTS)}
         features = loaded.model.features(x, loaded.regressor.features_).double().cpu().numpy()
         values = {"mos": loaded.regressor.predict(features)}
         if self.interval is not None:

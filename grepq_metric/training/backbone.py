@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from grepq_metric.errors import InputError
-from grepq_metric.model import GRepQ
+from grepq_metric.models import GRepQ
 from grepq_metric.pathways import SemanticPathway
 from grepq_metric.pathways.base import check_number
 from grepq_metric.pathways.efficientnet import ENDS

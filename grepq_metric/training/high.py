@@ -13,7 +13,7 @@ from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
 from grepq_metric.errors import InputError
-from grepq_metric.model import GRepQ
+from grepq_metric.models import GRepQ
 from grepq_metric.pathways import HighLevelConfig, HighLevelPathway, image_tower_of
 from grepq_metric.pathways.base import check_number
 from grepq_metric.training.distributed import World

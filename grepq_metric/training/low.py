@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from grepq_metric.errors import InputError
-from grepq_metric.model import GRepQ
+from grepq_metric.models import GRepQ
 from grepq_metric.pathways.base import check_number
 from grepq_metric.pathways.low import FEATURES, LowLevelEncoder
 from grepq_metric.training.distributed import World

@@ -22,6 +22,8 @@ from grepq_metric.images import EXTENSIONS, decode_image, find_images
 Source = str | Path
 _ENTRY = np.dtype([("shard", "i4"), ("offset", "i8"), ("size", "i8"), ("name", "i8")])
 _FILE = -1
+_Found = tuple[str, int, int, int, str]
+"""Of a photo: name, shard, offset, size, and the part of the name that does not depend on where the source lies."""
 
 
 class PhotoList:
@@ -44,17 +46,30 @@ class PhotoList:
     """
 
     def __init__(self, sources: Source | Sequence[Source]) -> None:
+        given = [Path(sources)] if isinstance(sources, (str, Path)) else [Path(source) for source in sources]
+        self._write([(source.resolve().name, str(source), self._scan(source)) for source in given])
+
+    @classmethod
+    def of_files(cls, files: Sequence[Path], source: str) -> PhotoList:
+        """The list of some files, in their order, as one source of that name; a file may be missing."""
+        self = cls.__new__(cls)
+        sizes = (os.path.getsize(file) if os.path.exists(file) else 0 for file in files)
+        found = ((str(file), _FILE, 0, size, file.name) for file, size in zip(files, sizes, strict=True))
+        self._write([(source, source, found)])
+        return self
+
+    def _write(self, scans: Sequence[tuple[str, str, Iterator[_Found]]]) -> None:
+        """Write down what sources hold: name of each, where it lies, and what is in it."""
         self._temporary = tempfile.TemporaryDirectory(prefix="grepq-photos-", ignore_cleanup_errors=True)
         self._folder = Path(self._temporary.name)
         self._shards: list[Path] = []
-        given = [Path(sources)] if isinstance(sources, (str, Path)) else [Path(source) for source in sources]
-        self.sources = [source.resolve().name for source in given]
+        self.sources = [name for name, _, _ in scans]
         self._ends: list[int] = []
         digest, total = hashlib.sha256(), 0
         with (self._folder / "entries").open("wb") as entries, (self._folder / "names").open("wb") as names:
-            for source in given:
+            for _, source, scan in scans:
                 count = 0
-                for name, shard, offset, size, identity in self._scan(source):
+                for name, shard, offset, size, identity in scan:
                     entries.write(np.array((shard, offset, size, names.tell()), _ENTRY).tobytes())
                     names.write(f"{name}\n".encode())
                     digest.update(f"{identity}\n{size}\n".encode())
@@ -66,8 +81,7 @@ class PhotoList:
         self.sha256 = digest.hexdigest()
         self._map()
 
-    def _scan(self, source: Path) -> Iterator[tuple[str, int, int, int, str]]:
-        """Yields name, shard, offset, size, and the part of the name that does not depend on where the source lies."""
+    def _scan(self, source: Path) -> Iterator[_Found]:
         if source.is_dir():
             for path in find_images(source, recursive=True, extensions=EXTENSIONS | {".tar"}):
                 if path.suffix.lower() == ".tar":

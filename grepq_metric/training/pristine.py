@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from grepq_metric.errors import InputError
-from grepq_metric.model import GRepQ
+from grepq_metric.models import GRepQ
 from grepq_metric.pathways.base import check_number
 from grepq_metric.pathways.low import CELL, CHANNELS, FEATURES
 from grepq_metric.training.photos import PhotoList

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
 import cv2
 import torch
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from grepq_metric import catalog
 from grepq_metric.errors import InputError, TrainingError
 from grepq_metric.files import whole_file
-from grepq_metric.model import GRepQ
+from grepq_metric.models import QualityModel, load_model
 from grepq_metric.pathways.base import check_number
 from grepq_metric.training.distributed import World
 from grepq_metric.training.photos import PhotoDataset, collate
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 LOGGER = logging.getLogger(__name__)
+Model = TypeVar("Model", bound=QualityModel)
 Parts = Mapping[str, nn.Module | torch.optim.Optimizer]
 WEIGHTS = (CONFIG, TENSORS)
 
@@ -260,7 +261,7 @@ class Run:
         if stop or (self._signal is not None and self.world.size == 1):
             raise KeyboardInterrupt
 
-    def weights(self, finish: Callable[[], GRepQ]) -> GRepQ | None:
+    def weights(self, finish: Callable[[], Model]) -> Model | None:
         """The weights that the run ends with.
 
         Args:
@@ -273,7 +274,7 @@ class Run:
         if not self.world.leads or not self.finished:
             return None
         if self.finished_before and not self.options.overwrite and all((self.out / name).exists() for name in WEIGHTS):
-            kept = GRepQ.from_pretrained(self.out)
+            kept: Any = load_model(self.out)
             if all(kept.provenance.get(key) == value for key, value in self.settings.items()):  # not what was there before
                 LOGGER.info(f"the weights in {self.out} stay as they are; overwrite=True makes them anew")
                 return kept.to(self.world.device)

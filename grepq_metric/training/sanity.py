@@ -12,7 +12,7 @@ import torch
 from scipy.stats import spearmanr
 
 from grepq_metric.errors import InputError
-from grepq_metric.model import GRepQ
+from grepq_metric.models import QualityModel
 from grepq_metric.training.distortions import DISTORTIONS
 from grepq_metric.training.photos import PhotoList
 
@@ -55,7 +55,7 @@ class Sanity:
 
 
 @torch.inference_mode()
-def look(model: GRepQ, photos: PhotoList) -> Sanity | None:
+def look(model: QualityModel, photos: PhotoList) -> Sanity | None:
     """Score a few of the training photos and distorted versions of them.
 
     Args:
@@ -80,7 +80,7 @@ def look(model: GRepQ, photos: PhotoList) -> Sanity | None:
     return Sanity(seen, float(np.mean(orders)), float(np.mean(drops))) if seen else None
 
 
-def examine(model: GRepQ, photos: PhotoList) -> None:
+def examine(model: QualityModel, photos: PhotoList) -> None:
     """Note in the model's provenance how it tells distortions of training photos, and warn where it hardly does."""
     found = look(model, photos)
     if found is None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from grepq_metric.errors import InputError, WeightsError
-from grepq_metric.model import GRepQ
+from grepq_metric.models import GRepQ
 from grepq_metric.pathways import SemanticPathway
 from grepq_metric.pathways.base import as_plain, check_number
 from grepq_metric.pathways.efficientnet import EfficientNetLite

@@ -4,7 +4,7 @@ from grepq_metric.weights.clip import clip_checkpoint, high_level_tensors
 from grepq_metric.weights.folder import CARD, CONFIG, TENSORS, write_folder
 from grepq_metric.weights.hub import HubOptions
 from grepq_metric.weights.identity import check_name, weights_id
-from grepq_metric.weights.read import packaged_folder, read_weights
+from grepq_metric.weights.read import packaged_backbone, packaged_folder, read_weights
 from grepq_metric.weights.tensors import load_tensors, read_tensors, rounded
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "clip_checkpoint",
     "high_level_tensors",
     "load_tensors",
+    "packaged_backbone",
     "packaged_folder",
     "read_tensors",
     "read_weights",

@@ -14,13 +14,13 @@ TEMPLATE = """---
 
 # {{ weights_id }}
 
-Weights of GRepQ, a no-reference image quality metric (WACV 2024, https://arxiv.org/abs/2312.04838), for the Python package
+Weights of {{ method }}, for the Python package
 `grepq-metric`. Higher scores are better.
 
 ```python
-from grepq_metric import GRepQ
+from grepq_metric import {{ model }}
 
-model = GRepQ.from_pretrained("THIS_REPOSITORY_OR_FOLDER")
+model = {{ model }}.from_pretrained("THIS_REPOSITORY_OR_FOLDER")
 score = model(images)  # (N, 3, H, W) RGB in [0, 1] -> (N, 1)
 ```
 
@@ -43,6 +43,11 @@ Pathways: {{ pathways }}.
 {{ limits }}
 """
 """Filled with the facts of `card_facts`, and with `terms` and `results` where they are given."""
+_METHODS = {
+    "GRepQ": "GRepQ, a no-reference image quality metric (WACV 2024, https://arxiv.org/abs/2312.04838)",
+    "QFMIQM": "QFM-IQM, our reading, a no-reference image quality metric after a paper (ICML 2024, "
+    "https://arxiv.org/abs/2312.06158) whose authors had no part in it: their figures are not those of these weights",
+}
 _LIMITS = {
     "low": "- The low-level pathway knows distortions, not content: it can't tell a well composed photo from a dull one, and "
     "takes a smooth or blurred background for a loss of quality. Resizing a photo changes its score.",
@@ -50,15 +55,19 @@ _LIMITS = {
     "people like, and knows the things of ImageNet better than others.",
     "high": "- The high-level pathway judges a photo as CLIP understands the words of two prompts, with CLIP's biases; it was "
     "not made to judge people or places.",
+    "decoder": "- The decoder says what the people would say whose ratings it was taught, of photos like those that they saw. "
+    "Other people, screens and photos may differ.",
 }
 
 
-def card_facts(weights_id: str, pathways: Sequence[str], provenance: Mapping[str, Any]) -> dict[str, str]:
-    """What a card says of weights, by the names of `TEMPLATE`."""
+def card_facts(model: str, weights_id: str, pathways: Sequence[str], provenance: Mapping[str, Any]) -> dict[str, str]:
+    """What a card says of weights of a kind of model, by the names of `TEMPLATE`."""
     facts = [f"- {key}: {_plain(value)}" for key, value in provenance.items()] or ["- not recorded"]
     limits = ["- Scores of different weights are not comparable; rank photos, or fit scores to your own ratings."]
     return {
         "mark": CARD_MARK,
+        "model": model,
+        "method": _METHODS[model],
         "weights_id": weights_id,
         "pathways": ", ".join(pathways),
         "provenance": "\n".join(facts),

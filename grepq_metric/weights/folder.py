@@ -23,7 +23,10 @@ TENSORS = "model.safetensors"
 CARD = "README.md"
 MOST_CONFIG = 1 << 20
 """Bytes of a config that are read at most; real ones have a few thousand."""
-_EXACT = ("low.pristine_", "low.dense.pristine_", "semantic.head.", "high.text_features")
+_EXACT = (
+    *("low.pristine_", "low.dense.pristine_", "semantic.head.", "high.text_features"),
+    *("decoder.decoder.mean", "decoder.decoder.scale", "decoder.decoder.head."),
+)
 """How the names of tensors begin that keep their precision on disk."""
 
 

@@ -15,6 +15,8 @@ from grepq_metric.errors import InputError
 
 CONSTANTS = ("patch_size", "patch_stride", "ridge", "distance_scale", "logit_scale")
 """Constants of a config that enter a score."""
+SHAPES = ("semantic", "decoder")
+"""What a config says of networks: two with the same tensors may differ in what they do with them."""
 DENSE = "low.dense."
 """How the names of tensors begin that only the dense mode needs; in its id they have a hash of their own."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -37,7 +39,7 @@ def weights_id(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
     """Name of the weights, a hash of their values (as float32) and of the constants that enter a score, and cheaper modes.
 
     Args:
-        config: the content of ``config.json``, with all of `CONSTANTS`, and ``semantic`` where there is that pathway.
+        config: the content of ``config.json``, with all of `CONSTANTS` and `SHAPES` that the model has.
         tensors: the state dict of the whole model.
 
     Returns:
@@ -45,10 +47,10 @@ def weights_id(config: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
         1,024 pixels.
     """
     digest, dense = hashlib.sha256(), hashlib.sha256()
-    for key in CONSTANTS:
+    for key in (key for key in CONSTANTS if key in config):
         digest.update(f"{key}={_digits(config[key])};".encode())
-    if "semantic" in config:  # two networks with the same tensors may differ in what they do with them
-        digest.update(f"semantic={json.dumps(config['semantic'], sort_keys=True)};".encode())
+    for key in (key for key in SHAPES if key in config):
+        digest.update(f"{key}={json.dumps(config[key], sort_keys=True)};".encode())
     for key, value in sorted(tensors.items()):
         if value.is_floating_point():
             for part in (key.encode(), value.detach().to("cpu", torch.float32).contiguous().numpy().data):

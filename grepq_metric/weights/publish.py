@@ -19,11 +19,11 @@ from grepq_metric.weights.folder import CARD
 from grepq_metric.weights.hub import REPOSITORY
 
 if TYPE_CHECKING:  # a floor above this one
-    from grepq_metric.model import GRepQ
+    from grepq_metric.models import QualityModel
 
 
 def publish(
-    model: GRepQ,
+    model: QualityModel,
     repo: str,
     *,
     card: str | Path | None = None,

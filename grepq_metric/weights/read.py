@@ -39,11 +39,39 @@ def read_weights(weights: str | Path, hub: HubOptions) -> tuple[dict[str, Any], 
         raise InputError(f"expected the name, folder or Hub repository of weights, got {weights!r}")
     name = str(weights)
     entry = catalog.find(weights) if isinstance(weights, str) else None
-    if entry is not None:
-        if hub.revision is not None and (entry.clip is None or name == entry.tag):
-            raise InputError(f"{name} has one revision for ever, expected no revision, got {hub.revision!r}")
-        return _joined(entry) if entry.clip is None else read_folder(_assembled(entry, entry.clip, hub))
-    return read_folder(_located(weights, hub))
+    if entry is None:
+        return _with_backbone(*read_folder(_located(weights, hub)))
+    if hub.revision is not None and (entry.clip is None or name == entry.tag):
+        raise InputError(f"{name} has one revision for ever, expected no revision, got {hub.revision!r}")
+    return _with_backbone(*_joined(entry)) if entry.clip is None else read_folder(_assembled(entry, entry.clip, hub))
+
+
+def packaged_backbone(tag: str) -> dict[str, Tensor]:
+    """Values of the backbone of the semantic pathway of built-in weights, by the names of its tensors.
+
+    Raises:
+        WeightsError: this release has no such weights.
+    """
+    entry = catalog.find(tag)
+    if entry is None or tag != entry.tag or "semantic" not in entry.pathways or entry.clip is not None:
+        tags = [entry.tag for entry in catalog.ENTRIES if "semantic" in entry.pathways]
+        raise WeightsError(f"this release has no backbone {tag!r:.80}, expected one of {', '.join(tags)}")
+    own = "semantic.backbone."
+    return {key.removeprefix(own): value for key, value in _joined(entry)[1].items() if key.startswith(own)}
+
+
+def _with_backbone(
+    config: dict[str, Any], tensors: dict[str, Tensor], file: Path
+) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
+    """The content of a folder that names built-in weights for its backbone, with the values of that."""
+    tag = config.get("backbone")
+    if tag is None:
+        return config, tensors, file
+    try:
+        found = packaged_backbone(tag)
+    except WeightsError as error:
+        raise WeightsError(f"{file}: {error}") from error
+    return config, {**tensors, **{f"decoder.backbone.{key}": value for key, value in found.items()}}, file
 
 
 def packaged_folder(name: str) -> Path:
@@ -143,7 +171,7 @@ def _assemble(entry: catalog.Entry, file: Path, what: str, sources: dict[str, st
         **{f"high.{key}": value.float() if value.is_floating_point() else value for key, value in high.items()},
     }
     config |= {"pathways": list(entry.pathways), "name": entry.name, "storage": "float32", "provenance": provenance}
-    facts = card.card_facts(weights_id(config, tensors), entry.pathways, provenance)
+    facts = card.card_facts("GRepQ", weights_id(config, tensors), entry.pathways, provenance)
     text = huggingface_hub.ModelCard.from_template(
         huggingface_hub.ModelCardData(license="mit", library_name="grepq-metric"), template_str=card.TEMPLATE, **facts
     )

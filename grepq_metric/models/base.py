@@ -1,16 +1,13 @@
-"""GRepQ: the pathways joined into one no-reference quality score.
-
-Method: "Learning Generalizable Perceptual Representations for Data-Efficient No-Reference Image Quality Assessment"
-(GRepQ, WACV 2024, https://arxiv.org/abs/2312.04838).
-"""
+"""What all quality models have in common: images in, a score out, weights on disk and on the Hub."""
 
 from __future__ import annotations
 
 import difflib
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
@@ -18,130 +15,94 @@ from torch import Tensor, nn
 
 from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.inputs import check_images, check_range, pad_to, reduce_to, result_type
-from grepq_metric.pathways import (
-    FEATURE_KINDS,
-    HighLevelConfig,
-    HighLevelPathway,
-    ImageTower,
-    LowLevelConfig,
-    LowLevelPathway,
-    Pathway,
-    SemanticConfig,
-    SemanticPathway,
-    image_tower_of,
-)
+from grepq_metric.pathways import FEATURE_KINDS, Pathway
 from grepq_metric.pathways.base import as_plain, check_number
 from grepq_metric.reference import Numbers, Reference, Scale
 from grepq_metric.weights import HubOptions, check_name, load_tensors, read_weights, weights_id, write_folder
 from grepq_metric.weights.card import TEMPLATE, card_facts
 
-PATHWAYS = ("low", "semantic", "high")
-"""Names of the pathways, in the order in which they are joined."""
-OPTIONS = (
-    *("pathways", "patch_size", "patch_stride", "ridge", "distance_scale", "logit_scale", "chunk_size"),
-    *("precision", "speed", "resolution"),
-)
-"""What may be changed when weights are loaded; all but `chunk_size` change what a score means, and the id of the weights."""
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 PRECISIONS = ("fp32", "bf16")
-_Shape = TypeVar("_Shape", ImageTower, SemanticConfig)
-_FACTS = ("name", "storage", "provenance", "image_tower", "semantic", "dense")
+_Shape = TypeVar("_Shape")
 
 
-class GRepQ(
+class QualityModel(
     nn.Module,
     PyTorchModelHubMixin,
     library_name="grepq-metric",
     license="mit",
     tags=["image-quality-assessment", "no-reference"],
-    paper_url="https://arxiv.org/abs/2312.04838",
     model_card_template=TEMPLATE,
 ):
-    """GRepQ's zero-shot quality of photos, higher is better.
+    """A no-reference quality score that is the sum of what pathways say, higher is better.
 
-    Load weights with `from_pretrained`; a model that is only constructed has none and refuses to score. It is always in
-    evaluation mode: `train` changes nothing.
+    A model that is only constructed has no weights and refuses to score. It is always in evaluation mode: `train` changes
+    nothing.
 
     Args:
-        pathways: some of `PATHWAYS`.
-        patch_size: side of a patch of the low-level pathway in pixels.
-        patch_stride: distance between neighbouring patches in pixels.
-        ridge: multiple of the identity added to the covariance.
-        distance_scale: the distance is divided by it before the sigmoid.
-        logit_scale: multiple of the difference of cosines before the sigmoid of the high-level pathway.
-        chunk_size: patches that are encoded at once; it bounds memory, not what is computed.
         precision: ``fp32``: in the type of the weights; ``bf16``: networks run under autocast in bfloat16, a cheaper mode.
-        speed: ``exact``: each patch of the low-level pathway is encoded by itself, as in the paper; ``dense``: its encoder
-            runs once over the whole image, another cheaper mode. The other pathways are the same in both.
         resolution: pixels of the longer side to which larger images are reduced before they are scored, another cheaper mode;
-            None: every image is scored at its full size, as in the paper. All modes are part of `weights_id`.
+            None: every image is scored at its full size.
         name: name of the weights: letters, digits, dots, underscores and hyphens.
         storage: floating-point format of the weights on disk, ``float32`` or ``float16``.
         provenance: where the weights come from: what trained them, on what, when, hashes of sources.
-        image_tower: shape of the image tower where it is not CLIP RN50's, see `ImageTower`.
-        semantic: the semantic pathway's constants, see `SemanticConfig`.
-        dense: whether the weights hold what ``speed="dense"`` needs.
 
     Attributes:
-        low: the low-level pathway, or None.
-        semantic: the semantic pathway, or None.
-        high: the high-level pathway, or None.
+        provenance: as given.
+        storage: as given.
 
     Raises:
         InputError: an argument is out of its range.
-
-    Examples:
-        >>> import torch
-        >>> from grepq_metric import GRepQ
-        >>> model = GRepQ.from_pretrained("grepq-sem")
-        >>> model(torch.rand(2, 3, 128, 160)).shape
-        torch.Size([2, 1])
     """
 
-    low: LowLevelPathway | None
-    semantic: SemanticPathway | None
-    high: HighLevelPathway | None
+    OPTIONS: ClassVar[tuple[str, ...]]
+    """What may be changed when weights are loaded."""
+    PARTS: ClassVar[tuple[str, ...]]
+    """Pathways that a model of this kind may have, in the order in which they are joined."""
+    COMPONENTS: ClassVar[tuple[str, ...]]
+    """What `components` returns."""
+    FACTS: ClassVar[tuple[str, ...]] = ("name", "storage", "provenance")
+    """What else ``config.json`` holds for the constructor."""
 
     def __init__(
-        self,
-        pathways: Sequence[str] = ("low", "high"),
-        patch_size: int = 96,
-        patch_stride: int = 48,
-        ridge: float = 1e-3,
-        distance_scale: float = 100.0,
-        logit_scale: float = 10.0,
-        chunk_size: int = 64,
-        precision: str = "fp32",
-        speed: str = "exact",
-        resolution: int | None = None,
-        name: str = "grepq",
-        storage: str = "float32",
-        provenance: Mapping[str, Any] | None = None,
-        image_tower: Mapping[str, Any] | ImageTower | None = None,
-        semantic: Mapping[str, Any] | SemanticConfig | None = None,
-        dense: bool = False,
+        self, precision: str, resolution: int | None, name: str, storage: str, provenance: Mapping[str, Any] | None
     ) -> None:
         super().__init__()
-        if not isinstance(pathways, (list, tuple)) or not pathways or any(name not in PATHWAYS for name in pathways):
-            raise InputError(f"pathways must be a list of some of {PATHWAYS}, got {pathways!r}")
         if storage not in ("float32", "float16"):
             raise InputError(f"storage must be float32 or float16, got {storage!r}")
         if precision not in PRECISIONS:
             raise InputError(f"precision must be one of {PRECISIONS}, got {precision!r}")
-        if resolution is not None:
-            check_number("resolution", resolution, patch_size, 1e6, whole=True)
         self._precision, self._resolution = precision, resolution
         self.name = name
         self.storage, self.provenance = storage, dict(provenance or {})
-        self._spare_low = LowLevelConfig(patch_size, patch_stride, ridge, distance_scale)
-        self._spare_high = HighLevelConfig(logit_scale, _shape(ImageTower, image_tower, "image_tower"))
-        if speed != "exact" and "low" not in pathways:
-            raise InputError(f"speed={speed!r} is about the low-level pathway, and there is none in {list(pathways)}")
-        self.low = LowLevelPathway(self._spare_low, chunk_size, speed, dense) if "low" in pathways else None
-        shape = _shape(SemanticConfig, semantic, "semantic")
-        self.semantic = SemanticPathway(shape) if "semantic" in pathways else None
-        self.high = HighLevelPathway(self._spare_high) if "high" in pathways else None
         self._ready = False
+
+    def finish_init(self) -> None:
+        """Called at the end of a constructor, when the pathways are there."""
+        if self.resolution is not None:
+            check_number("resolution", self.resolution, self.least_side, 1e6, whole=True)
         self.eval()
+
+    @abstractmethod
+    def joined(self) -> list[Pathway]:
+        """The pathways whose qualities the score is the sum of, in order."""
+
+    @property
+    @abstractmethod
+    def least_side(self) -> int:
+        """Pixels of a side below which images are padded."""
+
+    @property
+    @abstractmethod
+    def cell(self) -> int:
+        """Pixels of the side of a cell of `quality_map`."""
+
+    @property
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """The content of ``config.json``."""
 
     @property
     def name(self) -> str:
@@ -158,11 +119,6 @@ class GRepQ(
         return self._precision
 
     @property
-    def speed(self) -> str:
-        """How the low-level pathway encodes patches, ``exact`` or ``dense``."""
-        return "exact" if self.low is None else self.low.speed
-
-    @property
     def resolution(self) -> int | None:
         """Pixels of the longer side to which larger images are reduced, or None."""
         return self._resolution
@@ -170,7 +126,7 @@ class GRepQ(
     @property
     def pathways(self) -> tuple[str, ...]:
         """Names of the pathways that the score is made of."""
-        return tuple(pathway.name for pathway in self._joined())
+        return tuple(pathway.name for pathway in self.joined())
 
     @property
     def device(self) -> torch.device:
@@ -179,24 +135,27 @@ class GRepQ(
 
     @property
     def best(self) -> float:
-        """Least upper bound of the score: the sum of 0.5 of the low-level pathway, 1 of the semantic and 1 of the high one."""
-        return sum(pathway.best for pathway in self._joined())
+        """Least upper bound of the score: the sum of those of the pathways."""
+        return sum(pathway.best for pathway in self.joined())
 
     @property
-    def least_side(self) -> int:
-        """Pixels of a side below which images are padded."""
-        return self._low_config().patch_size
+    def weights_id(self) -> str:
+        """Name of the weights, a hash of their values (as float32) and of the constants that enter a score, and cheaper modes.
+
+        For example ``grepq-ll-8690ed2c``, and ``grepq-ll-8690ed2c+bf16+1024px`` in bfloat16 at 1,024 pixels. The dense mode
+        adds a hash of its own values.
+        """
+        return weights_id(self.config, self.state_dict())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Zero-shot score of images.
+        """Score of images.
 
         Args:
-            x: ``(N, 3, H, W)`` RGB, or ``(N, 1, H, W)`` grey, in [0, 1]; any size. An image below 96 pixels on a side is
-                mirrored (or, if it is too small for that, its edge repeated) to 96.
+            x: ``(N, 3, H, W)`` RGB, or ``(N, 1, H, W)`` grey, in [0, 1]; any size. An image below `least_side` pixels on a
+                side is mirrored (or, if it is too small for that, its edge repeated) to as many.
 
         Returns:
-            ``(N, 1)``, higher is better, in (0, `best`): the sum of Q_L in (0, 0.5] of the low-level pathway, Q_S in (0, 1)
-            of the semantic one and Q_H in (0, 1) of the high-level one, as far as the weights have them.
+            ``(N, 1)``, higher is better, in (0, `best`): the sum of the qualities of the pathways, see `components`.
 
         Raises:
             InputError: `x` has another shape or type, holds NaN, lies outside of [0, 1] by more than 0.001 (the message names
@@ -236,13 +195,14 @@ class GRepQ(
         """The score and its parts, each ``(N, 1)``, or None where the weights lack the pathway. `x` as for `forward`.
 
         Returns:
-            ``score``: the sum of ``low``, ``semantic`` and ``high``, higher is better.
+            ``score``: the sum of the other qualities, higher is better.
             ``low``: Q_L in (0, 0.5].
             ``semantic``: Q_S in (0, 1).
             ``high``: Q_H in (0, 1).
+            ``decoder``: of `QFMIQM`, in (0, 1).
             ``distance``: of the low-level pathway, d >= 0, lower is better.
         """
-        parts: dict[str, Tensor | None] = dict.fromkeys(("score", *PATHWAYS, "distance"))
+        parts: dict[str, Tensor | None] = dict.fromkeys(self.COMPONENTS)
         parts.update(self.parts(self.prepare(x)))
         return {key: None if value is None else value.to(result_type(x)).unsqueeze(1) for key, value in parts.items()}
 
@@ -257,18 +217,18 @@ class GRepQ(
         Returns:
             ``score`` in float64, and the parts of the pathways that there are, as for `components`.
         """
-        joined: dict[str, Tensor] = {}
+        found_of: dict[str, Tensor] = {}
         score = x.new_zeros(len(x), dtype=torch.float64)
-        for pathway in self._joined():
-            with self._autocast():
+        for pathway in self.joined():
+            with self.autocast():
                 found = pathway.parts(x, patches=patches, checkpoint=checkpoint)
-            joined[pathway.name] = found.pop("quality")
-            joined.update(found)
-            score = score + joined[pathway.name].double()
-        return {"score": score, **joined}
+            found_of[pathway.name] = found.pop("quality")
+            found_of.update(found)
+            score = score + found_of[pathway.name].double()
+        return {"score": score, **found_of}
 
     def prepare(self, x: Tensor, *, values: bool = True) -> Tensor:
-        """Images as the pathways take them: checked, reduced, three channels, padded to a patch, in the type of the weights.
+        """Images as the pathways take them: checked, reduced, three channels, padded, in the type of the weights.
 
         Args:
             x: as for `forward`.
@@ -290,7 +250,7 @@ class GRepQ(
         return pad_to(x, self.least_side)
 
     def features(self, x: Tensor, kind: str | None = None) -> Tensor:
-        """Frozen features, for the paper's data-efficient prediction. `x` as for `forward`.
+        """Frozen features, for data-efficient prediction. `x` as for `forward`.
 
         Args:
             x: images.
@@ -298,9 +258,10 @@ class GRepQ(
 
                 - ``semantic``: mean and standard deviation of the maps of each stage of the semantic pathway, 1,120;
                 - ``patches``: mean and standard deviation of the low-level features over the patches of the score, 256;
-                - ``image``: low-level features of the whole image, 128, as in the paper;
+                - ``image``: low-level features of the whole image, 128, as in GRepQ's paper;
                 - ``clip``: CLIP's embedding, 1,024; with any of the above it is always there, if the weights have it;
-                - ``score``: the zero-shot score, as `forward` gives it.
+                - ``decoder``: what the decoder of `QFMIQM` gives its regression head;
+                - ``score``: the score, as `forward` gives it.
 
         Returns:
             ``(N, C)``, in the order score, CLIP's, semantic, low-level ones.
@@ -312,8 +273,8 @@ class GRepQ(
         prepared = self.prepare(x)
         found: dict[str, Tensor] = {}
         score = prepared.new_zeros(len(prepared), dtype=torch.float64)
-        for pathway in self._joined():
-            with self._autocast():
+        for pathway in self.joined():
+            with self.autocast():
                 found.update(pathway.features(prepared, kinds))
             if "score" in kinds:
                 score = score + found["score"].double()
@@ -326,19 +287,20 @@ class GRepQ(
 
         Args:
             kind: some of `FEATURE_KINDS` joined by ``+``, for example ``semantic+patches``; None: what predicts opinion
-                scores best, by ``python -m benchmarks.studies.few_labels``: all that there is of ``clip``, ``semantic`` and
-                ``patches``.
+                scores best, by ``python -m benchmarks.studies.few_labels``: all that there is of ``clip``, ``semantic``,
+                ``patches`` and ``decoder``.
 
         Raises:
             InputError: a name is unknown or given twice, or needs a pathway that the weights lack.
         """
         if kind is None:
-            kind = "+".join(pathway.kinds[0] for pathway in self._joined())
+            kind = "+".join(pathway.kinds[0] for pathway in self.joined())
         names = kind.split("+")
         if len(set(names)) < len(names) or not set(names) <= set(FEATURE_KINDS):
             raise InputError(f"unknown kind of features {kind!r}, expected some of {', '.join(FEATURE_KINDS)} joined by +")
         needed = {"clip": "high-level", "semantic": "semantic", "patches": "low-level", "image": "low-level"}
-        given = [name for pathway in self._joined() for name in pathway.kinds]
+        needed["decoder"] = "decoder"
+        given = [name for pathway in self.joined() for name in pathway.kinds]
         for name in names:
             if name in needed and name not in given:
                 raise InputError(f"{self.name} has no {needed[name]} pathway, and so no features {name!r}")
@@ -352,47 +314,26 @@ class GRepQ(
         """
         blocks: list[int] = []
         for name in self.feature_kind(kind).split("+"):
-            found = [pathway for pathway in self._joined() if name in pathway.kinds]
+            found = [pathway for pathway in self.joined() if name in pathway.kinds]
             blocks += found[0].feature_blocks(name) if found else (1,)
         return tuple(blocks)
 
-    def distance_map(self, x: Tensor) -> Tensor:
-        """Distance of each patch to the pristine statistics. `x` as for `forward`.
-
-        A patch is compared as an image of one patch would be: its features are the mean and its covariance is zero. The map
-        is therefore in the unit of ``components(x)["distance"]``, but its mean is not that distance.
-
-        Returns:
-            ``(N, 1, h, w)``, lower is better. Element (i, j) belongs to the patch whose top left pixel is at
-            (i, j) * `patch_stride`.
-
-        Raises:
-            InputError: as `forward`, or the weights have no low-level pathway.
-        """
-        if self.low is None:
-            raise InputError(f"{self.name} has no low-level pathway, and so no distance map")
-        with self._autocast():
-            return self.low.distance_map(self.prepare(x)).to(result_type(x))
-
+    @abstractmethod
     def quality_map(self, x: Tensor) -> Tensor:
-        """Q_S of each place of images. `x` as for `forward`.
+        """Quality of each place of images. `x` as for `forward`.
 
-        A cell of 32 pixels is judged by its neighbourhood of 3 x 3 cells, as far as they lie in the image, and by what the
-        network sees around them. The mean of the map is not ``components(x)["semantic"]``.
+        A cell is judged by its neighbourhood of 3 x 3 cells, as far as they lie in the image, and by what the network sees
+        around them. The mean of the map is not the score.
 
         Returns:
             ``(N, 1, h, w)`` in (0, 1), higher is better. Element (i, j) belongs to the cell whose top left pixel is at
-            (32 i, 32 j) of the image, or of what it was padded to; cells at the right and the bottom may reach beyond it.
+            (i, j) * `cell` of the image, or of what it was padded to; cells at the right and the bottom may reach beyond it.
 
         Raises:
-            InputError: as `forward`, or the weights have no semantic pathway.
+            InputError: as `forward`, or the weights have no pathway with such a map.
         """
-        if self.semantic is None:
-            raise InputError(f"{self.name} has no semantic pathway, and so no quality map")
-        with self._autocast():
-            return self.semantic.quality_map(self.prepare(x)).to(result_type(x))
 
-    def train(self, mode: bool = True) -> GRepQ:
+    def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: batch statistics would change what a score means. Gradients do not need it."""
         return super().train(False)
 
@@ -403,39 +344,9 @@ class GRepQ(
             InputError: there are none.
             WeightsError: they can't be right; the message names them.
         """
-        for pathway in self._joined():
+        for pathway in self.joined():
             pathway.check()
         self._ready = True
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """The content of ``config.json``."""
-        high = self._high_config()
-        tower = {} if high.image_tower == ImageTower() else {"image_tower": as_plain(high.image_tower)}
-        return {
-            "pathways": list(self.pathways),
-            "name": self.name,
-            "storage": self.storage,
-            "provenance": self.provenance,
-            "chunk_size": 64 if self.low is None else self.low.chunk_size,
-            "logit_scale": high.logit_scale,
-            **({} if self.precision == "fp32" else {"precision": self.precision}),
-            **({} if self.speed == "exact" else {"speed": self.speed}),
-            **({} if self.resolution is None else {"resolution": self.resolution}),
-            **({} if self.low is None or self.low.dense is None else {"dense": True}),
-            **as_plain(self._low_config()),
-            **tower,
-            **({} if self.semantic is None else {"semantic": as_plain(self.semantic.config)}),
-        }
-
-    @property
-    def weights_id(self) -> str:
-        """Name of the weights, a hash of their values (as float32) and of the constants that enter a score, and cheaper modes.
-
-        For example ``grepq-ll-8690ed2c``, and ``grepq-ll-8690ed2c+bf16+1024px`` in bfloat16 at 1,024 pixels. The dense mode
-        adds a hash of its own values.
-        """
-        return weights_id(self.config, self.state_dict())
 
     @classmethod
     def from_pretrained(  # type: ignore[override]  # no proxies and resumption, which the client no longer has
@@ -448,14 +359,14 @@ class GRepQ(
         force_download: bool = False,
         local_files_only: bool = False,
         **options: Any,
-    ) -> GRepQ:
+    ) -> Self:
         """Load weights.
 
         Args:
-            weights: a built-in name (``grepq-sem``, ``grepq-lite`` and ``grepq-ll``: in this package, no network;
-                ``grepq-hl`` and ``grepq``: CLIP from the Hugging Face Hub), a tag such as ``grepq-ll.8690ed2c``, which means
-                the same values for ever, a folder with ``config.json`` and ``model.safetensors``, such a safetensors file,
-                or a Hub repository ``user/name``.
+            weights: a built-in name (``grepq-sem``, ``grepq-lite``, ``grepq-ll`` and ``qfm-iqm``: in this package, no
+                network; ``grepq-hl`` and ``grepq``: CLIP from the Hugging Face Hub), a tag such as ``grepq-ll.8690ed2c``,
+                which means the same values for ever, a folder with ``config.json`` and ``model.safetensors``, such a
+                safetensors file, or a Hub repository ``user/name``.
             revision: branch, tag or commit of the Hub repository; for ``grepq-hl`` and ``grepq``, of CLIP's in place of the
                 pinned one.
             token: access token for the Hub; by default what ``hf auth login`` or ``HF_TOKEN`` set.
@@ -467,10 +378,11 @@ class GRepQ(
 
         Raises:
             FileNotFoundError: a folder or file is not there.
-            InputError: `weights` is no name, path or repository, or an option is unknown or out of its range.
+            InputError: `weights` is no name, path or repository, an option is unknown or out of its range, or the weights
+                are those of another kind of model.
             WeightsError: the weights cannot be had or are not what they should be; the message says what to do.
         """
-        check_options(options, OPTIONS)
+        check_options(options, cls.OPTIONS)
         hub = HubOptions(revision, token, cache_dir, force_download, local_files_only)
         config, tensors, file = read_weights(weights, hub)
         return cls.from_parts(config, tensors, source=file, **options)
@@ -478,7 +390,7 @@ class GRepQ(
     @classmethod
     def from_parts(
         cls, config: Mapping[str, Any], tensors: Mapping[str, Tensor], *, source: str | Path, **options: Any
-    ) -> GRepQ:
+    ) -> Self:
         """A model of the content of a weights folder.
 
         Args:
@@ -488,30 +400,30 @@ class GRepQ(
             options: as in `from_pretrained`.
 
         Raises:
-            InputError: an option is unknown or out of its range.
+            InputError: an option is unknown or out of its range, or the weights are those of another kind of model.
             WeightsError: config and tensors are not those of weights, or do not fit each other; the message says why.
         """
-        check_options(options, OPTIONS)
-        known = {key: value for key, value in config.items() if key in (*OPTIONS, *_FACTS)}
+        check_options(options, cls.OPTIONS)
+        known = {key: value for key, value in config.items() if key in (*cls.OPTIONS, *cls.FACTS)}
+        there = list(known["pathways"])
+        wanted = options.get("pathways", there)
+        absent = sorted(set(wanted) - set(there)) if set(wanted) <= set(cls.PARTS) else []
+        if absent and set(there) <= set(cls.PARTS):
+            raise InputError(f"{source} has the pathways {there}, and not {absent[0]!r}")
+        if there and not set(there) & set(cls.PARTS):
+            raise InputError(
+                f"{source} has the pathways {there}, expected some of {list(cls.PARTS)}: load it with grepq_metric.load_model"
+            )
         try:
-            if "high" in known["pathways"]:
-                found = image_tower_of({k.removeprefix("high.visual."): v for k, v in tensors.items()})
-                if _shape(ImageTower, known.get("image_tower"), "image_tower") != found:
-                    raise InputError(f"its image_tower is not that of the tensors, {found}")
             # Values come from the file, and memory only after its shapes are checked; float32 whatever torch's default is.
-            settings = {**known, **options}
-            if "low" not in settings["pathways"] and "speed" not in options:
-                settings.pop("speed", None)  # of a pathway that is left out
+            settings = cls.settings_of(known, tensors, options)
             with torch.device("meta"):
                 model = cls(**settings).float()
         except (InputError, TypeError) as error:
             if options and isinstance(error, InputError):
                 raise
-            raise WeightsError(f"{source} is not of GRepQ weights: config.json: {error}") from error
-        absent = sorted(set(model.pathways) - set(known["pathways"]))
-        if absent:
-            raise InputError(f"{source} has the pathways {known['pathways']}, and not {absent[0]!r}")
-        others = set(PATHWAYS) - set(model.pathways)
+            raise WeightsError(f"{source} is not of such weights: config.json: {error}") from error
+        others = set(there) - set(model.pathways)
         with torch.inference_mode(False):  # or gradients could never flow through the weights
             load_tensors(model, {k: v for k, v in tensors.items() if k.split(".")[0] not in others}, source)
         try:
@@ -519,6 +431,17 @@ class GRepQ(
         except (InputError, WeightsError) as error:
             raise WeightsError(f"{source}: {error}") from error
         return model
+
+    @classmethod
+    def settings_of(
+        cls, known: Mapping[str, Any], tensors: Mapping[str, Tensor], options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Arguments of the constructor, of what is `known` from ``config.json``, and `options`, which go before.
+
+        Raises:
+            InputError: what is known does not fit the tensors.
+        """
+        return {**known, **options}
 
     def save_pretrained(  # type: ignore[override]  # the config is this model's own
         self,
@@ -540,28 +463,35 @@ class GRepQ(
         if push_to_hub_options and not push_to_hub:
             raise TypeError(f"unknown arguments without push_to_hub: {sorted(push_to_hub_options)}")
         card = self.generate_model_card(**(model_card_kwargs or {}))
-        write_folder(save_directory, config or self.config, self.state_dict(), str(card))
+        write_folder(save_directory, config or self.config, self.stored_tensors(), str(card))
         if not push_to_hub:
             return None
         repo_id = repo_id or Path(save_directory).name
         return self.push_to_hub(repo_id, config=config, model_card_kwargs=model_card_kwargs, **push_to_hub_options)
 
+    def stored_tensors(self) -> dict[str, Tensor]:
+        """The tensors that a weights folder holds, by name."""
+        return self.state_dict()
+
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The model card, filled with the weights' id and provenance."""
-        return super().generate_model_card(*args, **card_facts(self.weights_id, self.pathways, self.provenance), **kwargs)
+        facts = card_facts(type(self).__name__, self.weights_id, self.pathways, self.provenance)
+        return super().generate_model_card(*args, **facts, **kwargs)
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        # In fp32 an autocast of the caller's stays in force.
+    def autocast(self) -> AbstractContextManager[object]:
+        """The context in which networks run; in fp32 an autocast of the caller's stays in force."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else nullcontext()
 
-    def _joined(self) -> list[Pathway]:
-        return [pathway for pathway in (self.low, self.semantic, self.high) if pathway is not None]
-
-    def _low_config(self) -> LowLevelConfig:
-        return self._spare_low if self.low is None else self.low.config
-
-    def _high_config(self) -> HighLevelConfig:
-        return self._spare_high if self.high is None else self.high.config
+    def common_config(self) -> dict[str, Any]:
+        """What ``config.json`` holds of every model."""
+        return {
+            "pathways": list(self.pathways),
+            "name": self.name,
+            "storage": self.storage,
+            "provenance": self.provenance,
+            **({} if self.precision == "fp32" else {"precision": self.precision}),
+            **({} if self.resolution is None else {"resolution": self.resolution}),
+        }
 
 
 def check_options(options: Iterable[str], known: Sequence[str]) -> None:
@@ -577,7 +507,7 @@ def check_options(options: Iterable[str], known: Sequence[str]) -> None:
             raise InputError(f"unknown option {option!r}, expected some of {', '.join(known)}{hint}")
 
 
-def _shape(kind: type[_Shape], given: Mapping[str, Any] | _Shape | None, key: str) -> _Shape:
+def shape_of(kind: type[_Shape], given: Mapping[str, Any] | _Shape | None, key: str) -> _Shape:
     """The part of a config that describes networks, of what ``config.json`` has for it."""
     if given is None or isinstance(given, kind):
         return given or kind()
