@@ -19,7 +19,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Train a pathway on photos, without human scores. **low** teaches a network to see distortions; **semantic** "
     "teaches what ImageNet's network sees of them, and **backbone** fine-tunes that network; **high** is to make CLIP tell "
-    "good photos from poor ones more clearly.",
+    "good photos from poor ones more clearly. **qfm** is another metric, QFM-IQM as we read it, and learns from your ratings.",
 )
 
 PHOTOS = typer.Option(..., help="A folder, a .txt list of paths or a WebDataset .tar shard; may be given more than once.")
@@ -80,6 +80,17 @@ BACKBONE_EPILOG = """\
 `grepq train backbone --photos photos --out tuned --steps 500` fine-tunes the network of the packaged weights.
 
 `grepq train semantic --photos photos --init ./tuned --out mine` then fits a head to it anew.
+"""
+QFM_EPILOG = """\
+**Examples**
+
+`grepq train qfm labels.csv --out mine` learns from photos and their ratings, columns `image` and `mos`.
+
+`grepq train qfm labels.csv --unlabelled more --out mine` also learns from photos that a teacher rates.
+
+`grepq train qfm labels.csv --init timm/deit3_small_patch16_224.fb_in22k_ft_in1k --tuned --out mine` fine-tunes another network.
+
+`grepq score holiday --weights mine` scores with the result.
 """
 _FLAGS = {
     "resume=True": "--resume",
@@ -343,6 +354,85 @@ def high(
             precision=precision,
             device=device,
             workers=workers,
+            name=name,
+            about=about,
+            resume=resume,
+            overwrite=overwrite,
+            checkpoint_every=checkpoint_every,
+            stop_after=stop_after,
+            tensorboard=tensorboard,
+        )
+    _say(None if model is None else model.weights_id, out, stop_after)
+
+
+@app.command("qfm", epilog=QFM_EPILOG)
+def qfm(
+    labels: Path = typer.Argument(..., help="CSV file of photos and their ratings, as for `grepq fit`."),
+    out: Path = OUT,
+    unlabelled: list[Path] = typer.Option(
+        None, help="Photos without ratings: a folder, a .txt list or a .tar shard; may be given more than once."
+    ),
+    root: Path = typer.Option(None, help="Folder at which relative paths of photos start. Default: that of the CSV file."),
+    image_column: str = typer.Option("image", help="Column of photos."),
+    mos_column: str = typer.Option("mos", help="Column of ratings, on any scale, higher is better."),
+    init: str = typer.Option(
+        None, help="Whose network is used: a built-in name, a weights folder, or timm/NAME. Default: grepq-sem's."
+    ),
+    settings: list[str] = typer.Option([], "--set", help="Change a setting: `--set strength=1`, `--set width=192`, ..."),
+    noise: str = typer.Option(
+        "matched",
+        help="Features that disturb: **matched**, of photos with a like rating and other content; **random**; **none**.",
+    ),
+    teacher: str = typer.Option(
+        "ridge", help="Who rates --unlabelled: **ridge**, an ensemble of regressions; **ema**, the student's own average."
+    ),
+    tuned: bool = typer.Option(False, "--tuned", help="Train the network, too, on crops. Slow without a GPU."),
+    about: str = ABOUT,
+    name: str = NAME,
+    epochs: int = typer.Option(20, help="Passes over the rated photos."),
+    steps: int = STEPS,
+    batch: int = typer.Option(32, help="Rated photos in a step; as many unrated ones join them."),
+    lr: float = typer.Option(1e-3, help="Learning rate after the warm-up."),
+    seed: int = typer.Option(0, help="Seed of the initial weights and of all draws."),
+    precision: str = PRECISION,
+    device: str = DEVICE,
+    workers: int = WORKERS,
+    cache: Path = typer.Option(None, help="Folder for features, which runs may share. Default: in --out."),
+    checkpoint_every: int = CHECKPOINT_EVERY,
+    resume: bool = RESUME,
+    overwrite: bool = OVERWRITE,
+    stop_after: int = STOP_AFTER,
+    tensorboard: bool = TENSORBOARD,
+) -> None:
+    """Train QFM-IQM, as we read it, on rated photos.
+
+    A decoder learns to tell ratings from the features of a network, also where features of other photos are added as noise.
+    Ends with a weights folder that scores photos.
+    """
+    with _told(out):
+        from grepq_metric.training import train_qfm
+
+        model = train_qfm(
+            labels,
+            out,
+            unlabelled=unlabelled or None,
+            root=root,
+            image_column=image_column,
+            mos_column=mos_column,
+            init=init,
+            settings=dict(map(_pair, settings)),
+            noise=noise,
+            teacher=teacher,
+            tuned=tuned,
+            epochs=epochs,
+            steps=steps,
+            batch=batch,
+            lr=lr,
+            seed=seed,
+            precision=precision,
+            device=device,
+            workers=workers,
+            cache=cache,
             name=name,
             about=about,
             resume=resume,

@@ -1,10 +1,10 @@
 """Training of QFM-IQM, our reading: rated photos, features of others as noise, and what a teacher says of unrated photos.
 
-From the paper (arXiv 2312.06158): a student on rated photos, which learns from a teacher's ratings of others, too; features and
-ratings of recent photos in a memory; semantic noise matching, which picks from there the features of photos with a similar score
-and other content; these are added to the student's features at the input of its decoder. Our choices: the loss (smooth L1 of
-scores in (0, 1), of the disturbed and of the undisturbed features, half each), what similar and other mean, how the noise
-grows, the teachers, and all sizes, see `QFMTraining`.
+From the paper (arXiv 2312.06158): a student on rated photos, which learns from a teacher's ratings of others, too; features
+and ratings of recent photos in a memory; semantic noise matching, which picks from there the features of photos with a similar
+score and other content; these are added to the student's features at the input of its decoder. Our choices: the loss (smooth
+L1 of scores in (0, 1), of the disturbed and of the undisturbed features, half each), what similar and other mean, how the
+noise grows, the teachers, and all sizes, see `QFMTraining`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from grepq_metric.files import sha256
 from grepq_metric.heads.labels import Labels, read_labels
 from grepq_metric.heads.ridge import RidgeHead
 from grepq_metric.inputs import pad_to
-from grepq_metric.models import QFMIQM, GRepQ
+from grepq_metric.models import QFMIQM, GRepQ, load_model
 from grepq_metric.models.qfm import LEAST_SIDE
 from grepq_metric.pathways import DecoderConfig, DecoderPathway
 from grepq_metric.pathways.base import as_plain, check_number
@@ -317,11 +317,10 @@ def make_training(settings: Mapping[str, object] | None, training: QFMTraining) 
     Raises:
         InputError: a setting is unknown or out of its range.
     """
-    shape = {
-        key: value for key, value in (settings or {}).items() if key in as_plain(training.shape) and key != "architecture"
-    }
-    rest = {key: value for key, value in (settings or {}).items() if key not in shape}
-    known = sorted({*as_plain(training), *as_plain(training.shape)} - {"shape", "architecture"})
+    given, of_shape = dict(settings or {}), set(as_plain(training.shape)) - {"architecture"}
+    shape = {key: value for key, value in given.items() if key in of_shape}
+    rest = {key: value for key, value in given.items() if key not in of_shape}
+    known = sorted({*as_plain(training), *of_shape} - {"shape"})
     for key in rest:
         if key not in known:
             raise InputError(f"unknown setting {key!r}, expected some of {', '.join(known)}")
@@ -341,18 +340,16 @@ def start_of(init: Source | None, training: QFMTraining, name: str) -> tuple[QFM
         network = TimmBackbone(text, pretrained=True)
         shape = replace(shape, architecture=text, stages=min(shape.stages, len(network.channels)))
         return _new(shape, network.state_dict(), text, None, name), text
-    entry = catalog.find(text)
-    if entry is not None:
-        tuned = GRepQ.from_pretrained(text, pathways=["semantic"]).semantic
-        if tuned is None:
-            raise InputError(f"{text} has no semantic pathway, and so no backbone")
-        shape = replace(shape, architecture=tuned.config.architecture)
-        tag = None if training.tuned else entry.tag
-        return _new(shape, tuned.backbone.state_dict(), entry.tag, tag, name), entry.tag
-    before = QFMIQM.from_pretrained(text)
-    shape = replace(shape, architecture=before.decoder.config.architecture)
-    tag = None if training.tuned else before.backbone
-    return _new(shape, before.decoder.backbone.state_dict(), before.weights_id, tag, name), before.weights_id
+    before, entry = load_model(text), catalog.find(text)
+    if isinstance(before, QFMIQM):
+        pathway, tag, origin = before.decoder, before.backbone, before.weights_id
+    elif isinstance(before, GRepQ) and before.semantic is not None:
+        pathway, tag = before.semantic, None if entry is None else entry.tag
+        origin = tag or before.weights_id
+    else:
+        raise InputError(f"{text} has no semantic pathway and no decoder, and so no backbone")
+    shape = replace(shape, architecture=pathway.config.architecture)
+    return _new(shape, pathway.backbone.state_dict(), origin, None if training.tuned else tag, name), origin
 
 
 def teach(
