@@ -88,7 +88,7 @@ QFM_EPILOG = """\
 
 `grepq train qfm labels.csv --unlabelled more --out mine` also learns from photos that a teacher rates.
 
-`grepq train qfm labels.csv --init timm/deit3_small_patch16_224.fb_in22k_ft_in1k --tuned --out mine` fine-tunes another network.
+`grepq train qfm labels.csv --init timm/deit3_small_patch16_224.fb_in22k_ft_in1k --tuned --out mine` tunes another network.
 
 `grepq score holiday --weights mine` scores with the result.
 """

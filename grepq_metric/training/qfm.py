@@ -28,7 +28,7 @@ from grepq_metric.heads.ridge import RidgeHead
 from grepq_metric.inputs import pad_to
 from grepq_metric.models import QFMIQM, GRepQ, load_model
 from grepq_metric.models.qfm import LEAST_SIDE
-from grepq_metric.pathways import DecoderConfig, DecoderPathway
+from grepq_metric.pathways import DecoderConfig, DecoderPathway, SemanticPathway
 from grepq_metric.pathways.base import as_plain, check_number
 from grepq_metric.pathways.decoder import Decoder
 from grepq_metric.pathways.timm_backbone import PREFIX, TimmBackbone
@@ -45,6 +45,8 @@ NOISES = ("matched", "random", "none")
 TEACHERS = ("ridge", "ema")
 Disturb = Callable[[Tensor], "tuple[Tensor | int, Tensor]"]
 """Content of photos -> features that are added to theirs, and which photos get some."""
+Draw = Callable[[int], Tensor]
+"""Number of columns -> random numbers in [0, 1), a row for each photo of a step."""
 BETA = 0.1
 """Difference of scores from which on the smooth L1 loss is linear."""
 LEAST_SCALE = 1e-4
@@ -210,7 +212,7 @@ class Memory(nn.Module):
 
     @torch.no_grad()
     def match(
-        self, scores: Tensor, content: Tensor, photos: Tensor, training: QFMTraining, generator: torch.Generator
+        self, scores: Tensor, content: Tensor, photos: Tensor, training: QFMTraining, draw: Draw
     ) -> tuple[Tensor, Tensor]:
         """Semantic noise matching: for each photo one that scores alike and shows something else.
 
@@ -219,7 +221,7 @@ class Memory(nn.Module):
             content: ``(B, content)``, of length 1 each.
             photos: ``(B,)``; no photo is matched with itself.
             training: how.
-            generator: on the CPU, of the draw.
+            draw: random numbers in [0, 1), a row for each photo.
 
         Returns:
             Features ``(B, cells, width)``, and whether there is such a photo, ``(B,)``; where there is none, features are 0.
@@ -228,13 +230,13 @@ class Memory(nn.Module):
         if training.noise == "matched":
             usable &= (scores.unsqueeze(1) - self.scores).abs() <= training.window
             order = content @ self.content.mT
-        else:  # as random as can be, with the same generator
-            order = torch.rand(usable.shape, generator=generator).to(scores.device)
+        else:
+            order = draw(usable.shape[1])
         count = min(training.candidates if training.noise == "matched" else 1, usable.shape[1])
         found = order.masked_fill(~usable, torch.inf).topk(count, largest=False)
         there = found.values.isfinite().sum(1)
-        drawn = (torch.rand(len(scores), generator=generator).to(scores.device) * there).long().clamp_max(count - 1)
-        picked = found.indices.gather(1, drawn.unsqueeze(1)).squeeze(1)
+        drawn = (draw(1) * there.unsqueeze(1)).long().clamp_max(count - 1)
+        picked = found.indices.gather(1, drawn).squeeze(1)
         has = there > 0
         return self.features[picked].float() * has.view(-1, 1, 1), has
 
@@ -341,6 +343,7 @@ def start_of(init: Source | None, training: QFMTraining, name: str) -> tuple[QFM
         shape = replace(shape, architecture=text, stages=min(shape.stages, len(network.channels)))
         return _new(shape, network.state_dict(), text, None, name), text
     before, entry = load_model(text), catalog.find(text)
+    pathway: DecoderPathway | SemanticPathway
     if isinstance(before, QFMIQM):
         pathway, tag, origin = before.decoder, before.backbone, before.weights_id
     elif isinstance(before, GRepQ) and before.semantic is not None:
@@ -404,8 +407,7 @@ def teach(
     }
     folder = Path(cache) if cache is not None else out / "training" / "tokens"
     with world.joined():
-        key = f"{origin} {pathway.config.architecture} {pathway.config.stages}"
-        rated, unrated = _prepared(photos, scores, unlabelled, pathway, folder, key, training, world)
+        rated, unrated = _prepared(photos, scores, unlabelled, pathway, folder, _key(origin, pathway), training, world)
         student = _Student(pathway, training)
         teacher = deepcopy(student).requires_grad_(False) if unrated is not None and training.teacher == "ema" else None
         memory = Memory(training.memory, training.cells, pathway.config.width, pathway.backbone.channels[-1]).to(world.device)
@@ -430,6 +432,22 @@ def teach(
             world.barrier()
     pathway.decoder.train(False)
     return model, run
+
+
+def tokens_of(photos: PhotoList, cache: Source, training: QFMTraining, init: Source | None = None) -> list[Tensor]:
+    """Tokens of photos, ``(T, C)`` float16 each, as `teach` computes and keeps them. Arguments and errors as there.
+
+    Raises:
+        InputError: a photo can't be used.
+    """
+    model, origin = start_of(init, training, "tokens")
+    found = Tokens(photos, Path(cache), _key(origin, model.decoder))
+    found.compute(model.decoder, World("cpu"), LEAST_SIDE)
+    return [torch.from_numpy(found.load(i).copy()) for i in range(len(photos))]
+
+
+def _key(origin: str, pathway: DecoderPathway) -> str:
+    return f"{origin} {pathway.config.architecture} {pathway.config.stages}"
 
 
 class _Student(nn.Module):
@@ -524,8 +542,8 @@ def _loss(
     training: QFMTraining,
 ) -> Tensor:
     world, step = run.world, run.step
-    seed = int.from_bytes(hashlib.sha256(f"{training.seed} {step} {world.rank}".encode()).digest()[:7], "big")
-    torch.manual_seed(seed)
+    seed = int.from_bytes(hashlib.sha256(f"{training.seed} {step}".encode()).digest()[:7], "big")
+    torch.manual_seed(seed + world.rank)  # of dropout
     generator = torch.Generator().manual_seed(seed)
     rated = len(tensors[1])
     seen, scores, photos = (torch.cat(pair) for pair in zip(tensors[:3], tensors[3:], strict=True)) if tensors[3:] else tensors
@@ -536,10 +554,14 @@ def _loss(
     grown = training.strength * min(1.0, (step + 1) / max(training.growth * run.steps, 1))
     has = scores.new_zeros(len(scores), dtype=torch.bool)
 
+    def draw(columns: int) -> Tensor:  # all processes draw for all, so that their number does not matter
+        drawn = torch.rand(world.size * len(scores), columns, generator=generator)
+        return drawn.chunk(world.size)[world.rank].to(scores.device)
+
     def disturb(content: Tensor) -> tuple[Tensor | int, Tensor]:
         nonlocal has
         if training.noise != "none":
-            noise, has = memory.match(scores, content, photos, training, generator)
+            noise, has = memory.match(scores, content, photos, training, draw)
             return grown * noise, has
         return 0, has
 
