@@ -8,7 +8,7 @@ ridge regressions says of photos without labels. Beside them stands one ridge re
 Same draws of labels and same seeds for all: 50 and 200 labels are drawn from one half of the photos and tested on the other,
 800 from all, tested on the others. All trainings take the same number of steps.
 
-Also measured, on the photos that were not drawn: the paper's diagnosis. Of pairs of photos whose features are close (the 5 % of
+Also measured, on the photos that were not drawn: the diagnosis of the paper. Of pairs whose features are close (the 5 % of
 all pairs with the largest cosine), the share whose opinion scores are distant (by more than one standard deviation): for the
 moments of the tokens, before, and for what the decoder hands to its head, after.
 

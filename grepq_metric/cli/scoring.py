@@ -63,7 +63,7 @@ class PhotoScorer(Scorer):
             InputError: maps are wanted, and the weights have no pathway that draws some.
         """
         found, model = super().facts(), self.model
-        if self.draws and model.semantic is None and model.low is None:
+        if self.draws and model.pathways == ("high",):
             raise InputError(f"--map needs the semantic or the low-level pathway, and {model.weights_id} has neither")
         return found
 

@@ -427,8 +427,8 @@ def teach(
                     optimizer.zero_grad(set_to_none=True)
                     loss.backward()
                     optimizer.step()
-                if teacher is not None:
-                    _follow(teacher, student, training.decay)
+                    if teacher is not None:  # before the checkpoint that the block ends with
+                        _follow(teacher, student, training.decay)
             world.barrier()
     pathway.decoder.train(False)
     return model, run

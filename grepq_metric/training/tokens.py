@@ -95,7 +95,7 @@ class Tokens:
     def _moments(self, i: int) -> Tensor | None:
         try:
             found = torch.from_numpy(self.load(i).astype(np.float32))
-        except InputError:
+        except (InputError, FileNotFoundError):  # it could not be read, or not be decoded
             return None
         deviation, mean = torch.std_mean(found, 0, correction=0)
         return torch.cat([mean, deviation])
