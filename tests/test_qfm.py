@@ -14,15 +14,17 @@ from tests.command import grepq
 from tests.conftest import randomise
 
 TAG = "grepq-sem.9dee7f58"
-SMALL = {"architecture": "tf_efficientnet_lite2", "stages": 5, "width": 16, "heads": 2, "queries": 3}
+SMALL = {"architecture": "tf_efficientnet_lite2", "stages": 5, "width": 16, "heads": 2, "queries": 3, "members": 2}
 
 
 def made(**options):
     """A model with the backbone of grepq-sem and a random decoder."""
     model = QFMIQM(decoder=SMALL, backbone=TAG, labels=(1.0, 5.0), name="made", **options).requires_grad_(False)
     model.decoder.backbone.load_state_dict(GRepQ.from_pretrained("grepq-sem").semantic.backbone.state_dict())
-    randomise(model.decoder.decoder, 3)
-    model.decoder.decoder.head.weight.mul_(3)
+    randomise(model.decoder.decoders, 3)
+    model.decoder.mean.normal_(generator=torch.Generator().manual_seed(1))
+    for decoder in model.decoder.members():
+        decoder.head.weight.mul_(3)
     return model
 
 
@@ -46,7 +48,7 @@ def test_scores_lie_in_their_range_and_differ(qfm, photos):
 
 
 def test_a_score_is_the_decoders_logit_of_standardised_tokens(qfm, photos):
-    x, decoder = photos["coffee"], qfm.decoder.decoder
+    x, pathway = photos["coffee"], qfm.decoder
     maps = [m.double() for m in qfm.decoder.maps(x)]
     rows, columns = maps[-1].shape[-2:]
     cells = []
@@ -60,16 +62,18 @@ def test_a_score_is_the_decoders_logit_of_standardised_tokens(qfm, photos):
             cells.append(torch.cat([*token, maps[-1][0, :, i, j]]))
     tokens = torch.stack(cells)
     torch.testing.assert_close(qfm.decoder.tokens(x)[0].flatten(1).T.double(), tokens, atol=2e-3, rtol=1e-3)
-    z = ((tokens - decoder.mean) / decoder.scale).clamp(-8, 8).float()
-    memory = decoder.norm(decoder.embed(z))
-    found = decoder.last_norm(decoder.layer(decoder.queries[None], memory[None]))
-    assert qfm(x).item() == pytest.approx(torch.sigmoid(decoder.head(found).mean()).item(), abs=1e-4)
+    z, logits = ((tokens - pathway.mean) / pathway.scale).clamp(-8, 8).float(), []
+    for decoder in pathway.members():
+        memory = decoder.norm(decoder.embed(z))
+        found = decoder.last_norm(decoder.layer(decoder.queries[None], memory[None]))
+        logits.append(decoder.head(found).mean())
+    assert qfm(x).item() == pytest.approx(torch.sigmoid(torch.stack(logits).mean()).item(), abs=1e-4)
 
 
 def test_the_order_of_tokens_does_not_matter(qfm, photos):
     tokens = qfm.decoder.tokens(photos["cat"]).flatten(2).mT
     shuffled = tokens[:, torch.randperm(tokens.shape[1], generator=torch.Generator().manual_seed(0))]
-    torch.testing.assert_close(qfm.decoder.decoder(tokens), qfm.decoder.decoder(shuffled))
+    torch.testing.assert_close(qfm.decoder.logits(tokens), qfm.decoder.logits(shuffled))
 
 
 def test_mos_has_the_scale_of_the_labels(qfm, photos):
@@ -82,8 +86,10 @@ def test_components_and_features(qfm, photos):
     assert set(qfm.components(x)) == {"score", "decoder"}
     torch.testing.assert_close(qfm.components(x)["decoder"], qfm(x))
     features = qfm.features(x)
-    assert features.shape == (1, 16) and qfm.feature_blocks() == (16,)
-    torch.testing.assert_close(qfm.decoder.decoder.head(features)[:, 0].sigmoid(), qfm(x)[:, 0])
+    assert features.shape == (1, 32)
+    assert qfm.feature_blocks() == (16, 16)
+    heads = [decoder.head(own) for decoder, own in zip(qfm.decoder.members(), features.chunk(2, 1), strict=True)]
+    torch.testing.assert_close(torch.stack(heads).mean(0).sigmoid(), qfm(x))
     torch.testing.assert_close(qfm.features(x, "score"), qfm(x))
     with pytest.raises(InputError, match="no semantic pathway"):
         qfm.features(x, "semantic")
@@ -93,20 +99,23 @@ def test_a_window_of_the_map_is_an_image_of_its_cells(qfm, photos):
     x = photos["retina"]
     found = qfm.quality_map(x)[0, 0]
     tokens = qfm.decoder.tokens(x)[0]
-    assert found.shape == tokens.shape[1:] and qfm.cell == 32
+    assert found.shape == tokens.shape[1:]
+    assert qfm.cell == 32
     for i, j in ((0, 0), (2, 3)):
         part = tokens[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].flatten(1).T
-        assert found[i, j].item() == pytest.approx(qfm.decoder.decoder(part[None]).sigmoid().item(), abs=1e-5)
+        assert found[i, j].item() == pytest.approx(qfm.decoder.logits(part[None]).sigmoid().item(), abs=1e-5)
 
 
 def test_a_folder_holds_no_backbone_that_has_a_tag(qfm, folder, photos):
     with safe_open(folder / "model.safetensors", "pt") as file:
-        assert all(key.startswith("decoder.decoder.") for key in file.keys())  # noqa: SIM118
+        assert all(not key.startswith("decoder.backbone.") for key in file.keys())  # noqa: SIM118
     again = QFMIQM.from_pretrained(folder)
-    assert again.weights_id == qfm.weights_id and again.labels == (1.0, 5.0)
+    assert again.weights_id == qfm.weights_id
+    assert again.labels == (1.0, 5.0)
     torch.testing.assert_close(again(photos["cat"]), qfm(photos["cat"]))
     text = (folder / "README.md").read_text()
-    assert "our reading" in text and "QFMIQM.from_pretrained" in text
+    assert "our reading" in text
+    assert "QFMIQM.from_pretrained" in text
 
 
 def test_a_backbone_that_is_no_longer_the_tags_is_not_lost(tmp_path):
@@ -126,7 +135,7 @@ def test_a_tag_that_this_release_lacks_is_named(folder, tmp_path):
         (other / name).write_bytes((folder / name).read_bytes())
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps({**config, "backbone": "grepq-sem.00000000"}))
-    with pytest.raises(WeightsError, match="no backbone 'grepq-sem.00000000', expected one of .*grepq-sem"):
+    with pytest.raises(WeightsError, match=r"no backbone 'grepq-sem.00000000', expected one of .*grepq-sem"):
         load_model(other)
 
 
@@ -198,9 +207,12 @@ def test_a_heads_features_and_the_loss(folder, photos):
 
 def test_scorer_and_command_line(folder, photo_folder, tmp_path):
     row = Scorer(folder)({"path": [str(photo_folder / "cat.png")]})
-    assert 0 < row["score"][0] < 1 and row["low"] == [None] and row["weights_id"][0].startswith("made-")
+    assert 0 < row["score"][0] < 1
+    assert row["low"] == [None]
+    assert row["weights_id"][0].startswith("made-")
     grepq("score", photo_folder / "cat.png", "--weights", folder, "--map", tmp_path / "maps", "-o", tmp_path / "s.csv")
-    assert (tmp_path / "maps").is_dir() and len(list((tmp_path / "maps").iterdir())) == 1
+    assert (tmp_path / "maps").is_dir()
+    assert len(list((tmp_path / "maps").iterdir())) == 1
     assert "made-" in grepq("info", folder).stdout
 
 
@@ -212,5 +224,6 @@ def test_bf16_and_lower_resolutions_are_modes(folder, photos):
 
 
 def test_public_names():
-    assert grepq_metric.QFMIQM is QFMIQM and grepq_metric.load_model is load_model
+    assert grepq_metric.QFMIQM is QFMIQM
+    assert grepq_metric.load_model is load_model
     assert DecoderPathway.name == "decoder"

@@ -133,8 +133,9 @@ def trained(rooms: Rooms, variant: Variant, draw: Draw) -> QFMIQM:
 @torch.inference_mode()
 def told(model: QFMIQM, tokens: Sequence[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
     """What a decoder makes of the tokens of photos, ``(T, C)`` each: logits ``(N,)`` and features ``(N, width)``."""
-    decoder = model.decoder.decoder
-    read = [decoder.read(decoder.project(one.unsqueeze(0).float())) for one in tokens]
+    pathway = model.decoder
+    (decoder,) = pathway.members()
+    read = [decoder.read(decoder.project(pathway.standardised(one.unsqueeze(0).float()))) for one in tokens]
     return torch.cat([decoder.judge(one) for one in read]).numpy(), torch.cat([one.mean(1) for one in read]).numpy()
 
 

@@ -37,6 +37,7 @@ class DecoderConfig:
         width: of the decoder.
         heads: of its attention; they divide `width`.
         queries: learned ones; each tells a quality, and the mean of their logits counts.
+        members: decoders that were trained from different random values, of which the mean logit counts.
 
     Raises:
         InputError: a value is none of these.
@@ -47,6 +48,7 @@ class DecoderConfig:
     width: int = 128
     heads: int = 4
     queries: int = 6
+    members: int = 1
 
     def __post_init__(self) -> None:
         name = self.architecture
@@ -56,6 +58,7 @@ class DecoderConfig:
         check_number("width", self.width, 1, 65536, whole=True)
         check_number("heads", self.heads, 1, self.width, whole=True)
         check_number("queries", self.queries, 1, 65536, whole=True)
+        check_number("members", self.members, 1, 1024, whole=True)
         if self.width % self.heads:
             raise InputError(f"heads must divide the width, {self.width}, got {self.heads}")
 
@@ -68,12 +71,17 @@ class DecoderPathway(Pathway):
 
     Attributes:
         backbone: the network.
-        decoder: tokens to logits, see `Decoder`.
+        decoders: standardised tokens to logits, see `Decoder`; the members.
+        mean: of each channel of a token over the training photos.
+        scale: standard deviation of each channel there.
     """
 
     name: ClassVar[str] = "decoder"
     best: ClassVar[float] = 1.0
     kinds: ClassVar[tuple[str, ...]] = ("decoder",)
+    mean: Tensor
+    scale: Tensor
+    decoders: nn.ModuleList
 
     def __init__(self, config: DecoderConfig | None = None) -> None:
         super().__init__(config or DecoderConfig())
@@ -85,24 +93,54 @@ class DecoderPathway(Pathway):
         channels = self.backbone.channels[-self.config.stages :]
         if len(channels) < self.config.stages:
             raise InputError(f"stages must be {len(channels)} at most with {architecture}, got {self.config.stages}")
-        # Of every stage but the last, the deviation within a cell is a token's, too.
-        self.decoder = Decoder(2 * sum(channels) - channels[-1], self.config)
+        width = 2 * sum(channels) - channels[-1]  # of every stage but the last, the deviation within a cell is a token's, too
+        self.register_buffer("mean", torch.zeros(width))
+        self.register_buffer("scale", torch.ones(width))
+        self.renew()
+
+    def renew(self, dropout: float = 0.0) -> None:
+        """Make all members anew, with random values."""
+        self.decoders = nn.ModuleList(Decoder(len(self.mean), self.config, dropout) for _ in range(self.config.members))
+
+    def members(self) -> list[Decoder]:
+        """The decoders."""
+        return [decoder for decoder in self.decoders if isinstance(decoder, Decoder)]
 
     def parts(self, x: Tensor, *, patches: int | None = None, checkpoint: bool = True) -> dict[str, Tensor]:
         """``quality`` of images, ``(N,)``, see `Pathway.parts`; this pathway has no patches and keeps all activations."""
-        return {"quality": torch.sigmoid(self.decoder(self.tokens(x).flatten(2).mT))}
+        return {"quality": torch.sigmoid(self.logits(self.tokens(x).flatten(2).mT))}
 
     def features(self, x: Tensor, kinds: Collection[str]) -> dict[str, Tensor]:
-        """See `Pathway.features`: ``decoder``: what the regression head is given, mean over the queries, ``(N, width)``."""
+        """See `Pathway.features`: ``decoder``: what the heads are given, mean over the queries, member by member."""
         if not {"decoder", "score"}.intersection(kinds):
             return {}
-        read = self.decoder.read(self.decoder.project(self.tokens(x).flatten(2).mT))
-        found = {"decoder": read.mean(1)} if "decoder" in kinds else {}
-        return found | ({"score": torch.sigmoid(self.decoder.judge(read))} if "score" in kinds else {})
+        tokens = self.standardised(self.tokens(x).flatten(2).mT)
+        read = [decoder.read(decoder.project(tokens)) for decoder in self.members()]
+        found = {"decoder": torch.cat([one.mean(1) for one in read], 1)} if "decoder" in kinds else {}
+        if "score" in kinds:
+            logits = [decoder.judge(one) for decoder, one in zip(self.members(), read, strict=True)]
+            found["score"] = torch.sigmoid(torch.stack(logits).mean(0))
+        return found
+
+    def logits(self, tokens: Tensor, outside: Tensor | None = None) -> Tensor:
+        """Logits of the quality of tokens: ``(N, T, C)`` -> ``(N,)``.
+
+        Args:
+            tokens: not standardised.
+            outside: ``(N, T)``, True for what is no token.
+        """
+        tokens = self.standardised(tokens)
+        members = [decoder.judge(decoder.read(decoder.project(tokens), outside)) for decoder in self.members()]
+        return torch.stack(members).mean(0)
+
+    def standardised(self, tokens: Tensor) -> Tensor:
+        """Tokens ``(N, T, C)`` as the decoders take them."""
+        with torch.autocast(tokens.device.type, enabled=False):
+            return ((tokens - self.mean) / self.scale).clamp(-MOST, MOST).to(self.mean.dtype)
 
     def feature_blocks(self, kind: str) -> tuple[int, ...]:
-        """See `Pathway.feature_blocks`."""
-        return {"decoder": (self.config.width,)}[kind]
+        """See `Pathway.feature_blocks`: one of each member."""
+        return {"decoder": (self.config.width,) * self.config.members}[kind]
 
     @property
     def stride(self) -> int:
@@ -135,17 +173,14 @@ class DecoderPathway(Pathway):
         """
         tokens = self.tokens(x)
         count, _, rows, columns = tokens.shape
-        inside = F.unfold(tokens.new_ones(1, 1, rows, columns), WINDOW, padding=WINDOW // 2)[0].mT == 0
-        projected = self.decoder.project(tokens.flatten(2).mT).mT.unflatten(2, (rows, columns))
-        windows = F.unfold(projected, WINDOW, padding=WINDOW // 2).unflatten(1, (-1, WINDOW**2))
-        quality = torch.sigmoid(
-            self.decoder.judge(self.decoder.read(windows.permute(0, 3, 2, 1).flatten(0, 1), outside=inside.repeat(count, 1)))
-        )
-        return quality.view(count, 1, rows, columns)
+        outside = F.unfold(tokens.new_ones(1, 1, rows, columns), WINDOW, padding=WINDOW // 2)[0].mT == 0
+        windows = F.unfold(tokens, WINDOW, padding=WINDOW // 2).unflatten(1, (-1, WINDOW**2))
+        logits = self.logits(windows.permute(0, 3, 2, 1).flatten(0, 1), outside.repeat(count, 1))
+        return torch.sigmoid(logits).view(count, 1, rows, columns)
 
     def check(self) -> None:
-        """See `Pathway.check`: the head has values."""
-        if any(bool(value.isnan().any()) for value in self.decoder.head.parameters()):
+        """See `Pathway.check`: the heads have values."""
+        if any(bool(decoder.head.bias.isnan().any()) for decoder in self.members()):
             raise InputError("the model has no weights: load some with QFMIQM.from_pretrained")
 
 
@@ -156,19 +191,10 @@ class Decoder(nn.Module):
         channels: of a token.
         config: its shape.
         dropout: in training.
-
-    Attributes:
-        mean: of each channel over the training photos.
-        scale: standard deviation of each channel there.
     """
 
-    mean: Tensor
-    scale: Tensor
-
-    def __init__(self, channels: int, config: DecoderConfig, dropout: float = 0.1) -> None:
+    def __init__(self, channels: int, config: DecoderConfig, dropout: float = 0.0) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("scale", torch.ones(channels))
         self.embed = nn.Linear(channels, config.width)
         self.norm = nn.LayerNorm(config.width)
         self.queries = nn.Parameter(0.02 * torch.randn(config.queries, config.width))
@@ -180,14 +206,13 @@ class Decoder(nn.Module):
         nn.init.constant_(self.head.bias, torch.nan)  # until weights are loaded
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of the quality, ``(N,)``, of tokens ``(N, T, C)``."""
+        """Logits of the quality, ``(N,)``, of standardised tokens ``(N, T, C)``."""
         return self.judge(self.read(self.project(tokens)))
 
     def project(self, tokens: Tensor) -> Tensor:
-        """Tokens as the layer takes them, standardised and projected: ``(N, T, C)`` -> ``(N, T, width)``."""
+        """Standardised tokens as the layer takes them: ``(N, T, C)`` -> ``(N, T, width)``."""
         with torch.autocast(tokens.device.type, enabled=False):
-            standardised = ((tokens - self.mean) / self.scale).clamp(-MOST, MOST)
-            return self.norm(self.embed(standardised.to(self.embed.weight.dtype)))
+            return self.norm(self.embed(tokens))
 
     def read(self, projected: Tensor, outside: Tensor | None = None) -> Tensor:
         """What each query finds: ``(N, T, width)`` -> ``(N, queries, width)``.

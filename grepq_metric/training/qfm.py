@@ -30,7 +30,6 @@ from grepq_metric.models import QFMIQM, GRepQ, load_model
 from grepq_metric.models.qfm import LEAST_SIDE
 from grepq_metric.pathways import DecoderConfig, DecoderPathway, SemanticPathway
 from grepq_metric.pathways.base import as_plain, check_number
-from grepq_metric.pathways.decoder import Decoder
 from grepq_metric.pathways.timm_backbone import PREFIX, TimmBackbone
 from grepq_metric.training.distributed import World
 from grepq_metric.training.photos import PhotoDataset, PhotoList, Sample, Source, photo_list
@@ -43,7 +42,7 @@ from grepq_metric.weights import load_tensors, rounded
 NOISES = ("matched", "random", "none")
 """What is added to features: those of matched photos, of random ones as a control, or nothing."""
 TEACHERS = ("ridge", "ema")
-Disturb = Callable[[Tensor], "tuple[Tensor | int, Tensor]"]
+Disturb = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Content of photos -> features that are added to theirs, and which photos get some."""
 Draw = Callable[[int], Tensor]
 """Number of columns -> random numbers in [0, 1), a row for each photo of a step."""
@@ -184,7 +183,7 @@ class Memory(nn.Module):
     Args:
         size: photos that are remembered.
         cells: tokens of each.
-        width: of the decoder.
+        width: of all decoders together.
         content: numbers that tell the content of a photo.
     """
 
@@ -395,7 +394,8 @@ def teach(
     model.labels = (least, greatest)
     pathway = model.decoder.to(world.device)
     torch.manual_seed(training.seed)
-    pathway.decoder = Decoder(pathway.decoder.embed.in_features, pathway.config, training.dropout).to(world.device)
+    pathway.renew(training.dropout)
+    pathway.to(world.device)
     settings: dict[str, object] = {
         **training.identity(),
         "shape": as_plain(pathway.config),
@@ -410,14 +410,15 @@ def teach(
         rated, unrated = _prepared(photos, scores, unlabelled, pathway, folder, _key(origin, pathway), training, world)
         student = _Student(pathway, training)
         teacher = deepcopy(student).requires_grad_(False) if unrated is not None and training.teacher == "ema" else None
-        memory = Memory(training.memory, training.cells, pathway.config.width, pathway.backbone.channels[-1]).to(world.device)
+        width = pathway.config.members * pathway.config.width
+        memory = Memory(training.memory, training.cells, width, pathway.backbone.channels[-1]).to(world.device)
         optimizer = torch.optim.AdamW(_groups(student, training), lr=training.lr)
         parts: Parts = {"student": student, "memory": memory, "optimizer": optimizer}
         parts = {**parts, **({} if teacher is None else {"teacher": teacher})}
         dataset = RatedDataset(rated, training, 0) if unrated is None else JoinedDataset(rated, unrated, training)
         with Run(out, "QFM-IQM", settings, parts, world, steps, options) as run:
             network = world.wrap(student)
-            pathway.decoder.train()
+            pathway.decoders.train()
             for tensors in run.batches(dataset, training.batch, workers):
                 loss = _loss(network, teacher, memory, tensors, run, training)
                 rate = cosine(training.lr, training.final_lr, run.step, steps, training.warmup)
@@ -430,7 +431,7 @@ def teach(
                     if teacher is not None:  # before the checkpoint that the block ends with
                         _follow(teacher, student, training.decay)
             world.barrier()
-    pathway.decoder.train(False)
+    pathway.decoders.eval()
     return model, run
 
 
@@ -451,7 +452,7 @@ def _key(origin: str, pathway: DecoderPathway) -> str:
 
 
 class _Student(nn.Module):
-    """The pathway as it learns: logits of the undisturbed and the disturbed features, the features, and the content.
+    """The pathway as it learns: each member's logits of undisturbed and disturbed features, these features, and the content.
 
     Args:
         pathway: what is trained.
@@ -462,20 +463,23 @@ class _Student(nn.Module):
         super().__init__()
         self.pathway, self.cells, self.tuned = pathway, training.cells, training.tuned
         pathway.requires_grad_(False)
-        pathway.decoder.requires_grad_()
+        pathway.decoders.requires_grad_()
         if training.tuned:
             pathway.backbone.requires_grad_()
 
     def forward(self, seen: Tensor, disturb: Disturb) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        decoder = self.pathway.decoder
-        tokens = self._some(self.pathway.tokens(seen).flatten(2).mT) if self.tuned else seen
-        content = content_of(tokens, decoder, self.pathway.backbone.channels[-1])
-        features = decoder.project(tokens)
-        plain = decoder.judge(decoder.read(features))
+        pathway, members = self.pathway, self.pathway.members()
+        tokens = pathway.standardised(self._some(pathway.tokens(seen).flatten(2).mT) if self.tuned else seen)
+        content = content_of(tokens, pathway.backbone.channels[-1])
+        features = [decoder.project(tokens) for decoder in members]
+        plain = torch.stack([decoder.judge(decoder.read(own)) for decoder, own in zip(members, features, strict=True)])
         noise, has = disturb(content)
-        # Features of noise come from other places: which is added to which means nothing.
-        disturbed = decoder.judge(decoder.read(features + noise)) if bool(has.any()) else plain
-        return plain, disturbed, features.detach(), content
+        disturbed = plain
+        if bool(has.any()):  # features of noise come from other places: which is added to which means nothing
+            parts = noise.chunk(len(members), -1)
+            added = [own + part for own, part in zip(features, parts, strict=True)]
+            disturbed = torch.stack([decoder.judge(decoder.read(one)) for decoder, one in zip(members, added, strict=True)])
+        return plain, disturbed, torch.cat(features, -1).detach(), content
 
     def _some(self, tokens: Tensor) -> Tensor:
         count = tokens.shape[1]
@@ -484,10 +488,9 @@ class _Student(nn.Module):
 
 
 @torch.no_grad()
-def content_of(tokens: Tensor, decoder: Decoder, channels: int) -> Tensor:
-    """What photos show, by the pooled last map: tokens ``(B, T, C)`` -> ``(B, channels)`` of length 1."""
-    pooled = (tokens[..., -channels:].mean(1) - decoder.mean[-channels:]) / decoder.scale[-channels:]
-    return F.normalize(pooled.float(), dim=1)
+def content_of(tokens: Tensor, channels: int) -> Tensor:
+    """What photos show, by the pooled last map: standardised tokens ``(B, T, C)`` -> ``(B, channels)`` of length 1."""
+    return F.normalize(tokens[..., -channels:].mean(1).float(), dim=1)
 
 
 def _prepared(
@@ -506,11 +509,11 @@ def _prepared(
     usable = moments.isfinite().all(1)
     width = moments.shape[1] // 2
     mean, deviation = moments[usable, :width], moments[usable, width:]
-    decoder = pathway.decoder
-    decoder.mean.copy_(mean.mean(0))
-    decoder.scale.copy_((deviation.square().mean(0) + mean.var(0, correction=0)).sqrt().clamp_min(LEAST_SCALE))
+    pathway.mean.copy_(mean.mean(0))
+    pathway.scale.copy_((deviation.square().mean(0) + mean.var(0, correction=0)).sqrt().clamp_min(LEAST_SCALE))
     with torch.no_grad():
-        decoder.head.bias.copy_(torch.logit(scores[usable].mean().clamp(0.01, 0.99)))
+        for decoder in pathway.members():
+            decoder.head.bias.copy_(torch.logit(scores[usable].mean().clamp(0.01, 0.99)))
     rated = Rated(photos, torch.where(usable, scores, torch.nan), None if training.tuned else tokens)
     if unlabelled is None:
         return rated, None
@@ -549,7 +552,7 @@ def _loss(
     seen, scores, photos = (torch.cat(pair) for pair in zip(tensors[:3], tensors[3:], strict=True)) if tensors[3:] else tensors
     if teacher is not None:
         with torch.no_grad(), training.autocast(world.device):
-            plain = teacher(seen[rated:], lambda content: (0, content.new_zeros(1, dtype=torch.bool)))[0]
+            plain = teacher(seen[rated:], lambda content: (content, content.new_zeros(1, dtype=torch.bool)))[0].mean(0)
         scores = torch.cat([scores[:rated], torch.sigmoid(plain)])
     grown = training.strength * min(1.0, (step + 1) / max(training.growth * run.steps, 1))
     has = scores.new_zeros(len(scores), dtype=torch.bool)
@@ -558,25 +561,31 @@ def _loss(
         drawn = torch.rand(world.size * len(scores), columns, generator=generator)
         return drawn.chunk(world.size)[world.rank].to(scores.device)
 
-    def disturb(content: Tensor) -> tuple[Tensor | int, Tensor]:
+    def disturb(content: Tensor) -> tuple[Tensor, Tensor]:
         nonlocal has
         if training.noise != "none":
             noise, has = memory.match(scores, content, photos, training, draw)
             return grown * noise, has
-        return 0, has
+        return content, has
 
     with training.autocast(world.device):
         plain, disturbed, features, content = network(seen, disturb)
     memory.keep(*(world.gather(value) for value in (features, scores, content, photos)))
-    losses = torch.stack([F.smooth_l1_loss(torch.sigmoid(x), scores, reduction="none", beta=BETA) for x in (plain, disturbed)])
-    each = torch.where(has, losses.mean(0), losses[0])
+    losses = [_distance(logits, scores) for logits in (plain, disturbed)]
+    each = torch.where(has, (losses[0] + losses[1]) / 2, losses[0])
     return each[:rated].mean() + (training.distilled * each[rated:].mean() if len(each) > rated else 0)
+
+
+def _distance(logits: Tensor, scores: Tensor) -> Tensor:
+    """Smooth L1 loss of each photo, mean over the members: ``(M, B)``, ``(B,)`` -> ``(B,)``."""
+    told = torch.sigmoid(logits)
+    return F.smooth_l1_loss(told, scores.expand_as(told), reduction="none", beta=BETA).mean(0)
 
 
 def _groups(student: _Student, training: QFMTraining) -> list[dict[str, object]]:
     """Parameters for the optimizer: matrices shrink, and a backbone learns slower."""
     found: list[dict[str, object]] = []
-    for module, share in ((student.pathway.decoder, 1.0), (student.pathway.backbone, training.backbone_lr)):
+    for module, share in ((student.pathway.decoders, 1.0), (student.pathway.backbone, training.backbone_lr)):
         for decayed in (True, False):
             some = [value for value in module.parameters() if value.requires_grad and (value.ndim > 1) == decayed]
             if some:
@@ -612,7 +621,7 @@ def _finish(model: QFMIQM, photos: PhotoList, run: Run, about: str | None, sourc
     trained_by = "grepq train qfm: QFM-IQM, our reading: opinion scores, with features of other photos as noise"
     model.provenance = record(run.facts, trained_by, about, **source)
     state = model.decoder.state_dict()
-    kept = ("decoder.mean", "decoder.scale", "decoder.head.")  # as a weights folder does
-    load_tensors(model.decoder, {**rounded(state), **{k: v for k, v in state.items() if k.startswith(kept)}}, "the student")
+    exact = {key: state[key] for key in ("mean", "scale")}  # as a weights folder keeps them
+    load_tensors(model.decoder, {**rounded(state), **exact}, "the student")
     examine(model, photos)
     return model

@@ -25,7 +25,7 @@ MOST_CONFIG = 1 << 20
 """Bytes of a config that are read at most; real ones have a few thousand."""
 _EXACT = (
     *("low.pristine_", "low.dense.pristine_", "semantic.head.", "high.text_features"),
-    *("decoder.decoder.mean", "decoder.decoder.scale", "decoder.decoder.head."),
+    *("decoder.mean", "decoder.scale"),
 )
 """How the names of tensors begin that keep their precision on disk."""
 
