@@ -139,7 +139,9 @@ def names() -> str:
     for entry in ENTRIES:
         least, best = entry.score_range
         network = "first use" if entry.clip else "never"
-        joined = " + ".join({"low": "Q_L", "semantic": "Q_S", "high": "Q_H"}[pathway] for pathway in entry.pathways)
+        joined = " + ".join(
+            {"low": "Q_L", "semantic": "Q_S", "high": "Q_H", "decoder": "Q"}[pathway] for pathway in entry.pathways
+        )
         pathways = " + ".join(entry.pathways)
         score = f"{joined}, in ({least:g}, {best:g}{']' if entry.pathways == ('low',) else ')'}"
         rows.append([f"`{entry.name}`", f"`{entry.tag}`", pathways, score, network, entry.source])

@@ -52,7 +52,7 @@ class Entry:
         name: as in `GRepQ.from_pretrained` and ``pyiqa.create_metric``.
         tag: name and version, for example ``grepq-ll.8690ed2c``; behind the dot stand the weights' id, and for CLIP the first
             digits of its file's SHA-256.
-        pathways: some of ``low``, ``semantic`` and ``high``.
+        pathways: some of ``low``, ``semantic`` and ``high``; ``decoder`` of QFM-IQM, which is another metric.
         score_range: least and greatest possible score.
         source: what it is, in a line.
         licence: its terms.

@@ -12,9 +12,12 @@ Also measured, on the photos that were not drawn: the diagnosis of the paper. Of
 all pairs with the largest cosine), the share whose opinion scores are distant (by more than one standard deviation): for the
 moments of the tokens, before, and for what the decoder hands to its head, after.
 
+And what the packaged weights were made with, 5 members and matched noise, by cross-validation in five folds, beside the ridge
+regression in the same folds.
+
 Needs opinion scores (a folder with ``labels.csv``) and photos without, and takes about an hour on two cores. WORK gets tokens
-(0.4 MB a photo); each training's figures are in ``draws.csv`` of --out at once, and a stopped run goes on. ``--report-only``
-makes the report from that file.
+(0.4 MB a photo); each training's figures are in ``draws.csv`` or ``folds.csv`` of --out at once, and a stopped run goes on.
+``--report-only`` makes the report of the draws from that file; ``folds.csv`` holds predictions and needs --opinions.
 """
 
 from __future__ import annotations
@@ -28,12 +31,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from scipy.stats import t, wilcoxon
+from sklearn.model_selection import KFold
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.harness.agreement import plcc, srcc
 from benchmarks.harness.protocols import Draw, new_head
 from benchmarks.studies.few_labels import draws_of
-from benchmarks.studies.opinions import Opinions, read_opinions
+from benchmarks.studies.opinions import Opinions, agreement, read_opinions
 from benchmarks.studies.reporting import (
     Report,
     Row,
@@ -41,6 +45,7 @@ from benchmarks.studies.reporting import (
     parse,
     read_report,
     read_rows,
+    srcc_cell,
     study_parser,
     table,
     write_report,
@@ -48,6 +53,7 @@ from benchmarks.studies.reporting import (
 )
 from grepq_metric import QFMIQM
 from grepq_metric.heads import Labels
+from grepq_metric.pathways import DecoderConfig
 from grepq_metric.training.photos import PhotoList, photo_list
 from grepq_metric.training.qfm import QFMTraining, start_of, teach, tokens_of
 
@@ -56,12 +62,15 @@ BUDGETS = (50, 200, 800)
 """Numbers of labels."""
 DRAWS = 5
 STEPS = 500
+MEMBERS, FOLDS = 5, 5
+"""Of the packaged weights, and of the cross-validation of what they were made with."""
 CLOSE = 0.05
 """Share of all pairs that count as close."""
 DIGITS = 5
 RIDGE = "ridge regression on moments"
 """The variant without a decoder."""
 NOISELESS, MATCHED = "decoder", "decoder, matched noise"
+PACKAGED = f"{MEMBERS} decoders, matched noise"
 
 
 @dataclass(frozen=True)
@@ -119,9 +128,10 @@ class Rooms:
     work: Path
 
 
-def trained(rooms: Rooms, variant: Variant, draw: Draw) -> QFMIQM:
+def trained(rooms: Rooms, variant: Variant, draw: Draw, members: int = 1) -> QFMIQM:
     """A model that has learned from the labels of a draw; the draw's number is the seed."""
-    training = QFMTraining(steps=STEPS, seed=draw.number, noise=variant.noise)
+    shape = DecoderConfig(members=members)
+    training = QFMTraining(steps=STEPS, seed=draw.number, noise=variant.noise, shape=shape)
     model, origin = start_of(None, training, STUDY)
     photos, mos = list(rooms.opinions.files.values()), rooms.opinions.mos
     labels = Labels([photos[i] for i in draw.train], mos[draw.train], None, 0, ",")
@@ -133,17 +143,21 @@ def trained(rooms: Rooms, variant: Variant, draw: Draw) -> QFMIQM:
 @torch.inference_mode()
 def told(model: QFMIQM, tokens: Sequence[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
     """What a decoder makes of the tokens of photos, ``(T, C)`` each: logits ``(N,)`` and features ``(N, width)``."""
-    pathway = model.decoder
-    (decoder,) = pathway.members()
-    read = [decoder.read(decoder.project(pathway.standardised(one.unsqueeze(0).float()))) for one in tokens]
-    return torch.cat([decoder.judge(one) for one in read]).numpy(), torch.cat([one.mean(1) for one in read]).numpy()
+    pathway, logits, features = model.decoder, [], []
+    for one in tokens:
+        standardised = pathway.standardised(one.unsqueeze(0).float())
+        read = [decoder.read(decoder.project(standardised)) for decoder in pathway.members()]
+        judged = [decoder.judge(found) for decoder, found in zip(pathway.members(), read, strict=True)]
+        logits.append(torch.stack(judged).mean(0))
+        features.append(torch.cat([found.mean(1) for found in read], 1))
+    return torch.cat(logits).numpy(), torch.cat(features).numpy()
 
 
 def measured_draws(rooms: Rooms, done: list[Row]) -> Iterator[Row]:
     """A row for each variant and draw that is not among those that are done."""
     files, mos = list(rooms.opinions.files.values()), rooms.opinions.mos
     tokens = tokens_of(PhotoList.of_files(files, rooms.opinions.name), rooms.work / "tokens", QFMTraining())
-    moments = np.stack([torch.cat(torch.std_mean(one.float(), 0, correction=0)[::-1]).numpy() for one in tokens])
+    moments = moments_of(tokens)
     known = {(row["variant"], row["labels"], row["draw"]) for row in done}
     for budget in BUDGETS:
         for draw in draws_of(len(mos), budget)[:DRAWS]:
@@ -161,6 +175,40 @@ def measured_draws(rooms: Rooms, done: list[Row]) -> Iterator[Row]:
                 figures |= {"before": before, "after": after}
                 rounded = {key: round(float(value), DIGITS) for key, value in figures.items()}
                 yield {"variant": name, "labels": budget, "draw": draw.number, **rounded}
+
+
+def measured_folds(rooms: Rooms, done: list[Row]) -> Iterator[list[Row]]:
+    """Rows of each fold that is not among those that are done: what was told of each of its photos."""
+    files, mos = list(rooms.opinions.files.values()), rooms.opinions.mos
+    tokens = tokens_of(PhotoList.of_files(files, rooms.opinions.name), rooms.work / "tokens", QFMTraining())
+    moments = moments_of(tokens)
+    known, names = {row["fold"] for row in done}, list(rooms.opinions.files)
+    for fold, (train, test) in enumerate(KFold(FOLDS, shuffle=True, random_state=0).split(mos)):
+        if fold in known:
+            continue
+        logits = told(trained(rooms, VARIANTS[MATCHED], Draw(None, fold, train, test), MEMBERS), [tokens[i] for i in test])[0]
+        ridge = new_head().fit(moments[train], mos[train]).predict(moments[test])
+        told_of = zip(test, logits, ridge, strict=True)
+        yield [{"image": names[i], "fold": fold, PACKAGED: float(a), RIDGE: float(b)} for i, a, b in told_of]
+
+
+def folded(rows: list[Row], opinions: Opinions) -> list[Row]:
+    """Agreement over all folds and on each subset: the report's table ``folds``; predictions of a fold are standardised."""
+    order = {name: i for i, name in enumerate(opinions.files)}
+    found: list[Row] = []
+    for name in (PACKAGED, RIDGE):
+        predictions = np.full(len(order), np.nan)
+        for fold in range(FOLDS):
+            part = [row for row in rows if row["fold"] == fold]
+            values = np.array([float(row[name]) for row in part])
+            predictions[[order[str(row["image"])] for row in part]] = (values - values.mean()) / values.std()
+        found.append({"table": "folds", "variant": name, **agreement(predictions, opinions)})
+    return found
+
+
+def moments_of(tokens: Sequence[torch.Tensor]) -> np.ndarray:
+    """Mean and standard deviation of the tokens of photos, ``(N, 2 C)``."""
+    return np.stack([torch.cat(torch.std_mean(one.float(), 0, correction=0)[::-1]).numpy() for one in tokens])
 
 
 def summary(rows: list[Row]) -> list[Row]:
@@ -206,7 +254,7 @@ def over_all(rows: list[Row]) -> list[Row]:
 
 
 def markdown(report: Report) -> list[str]:
-    """Two tables: by number of labels, and paired over all draws."""
+    """Three tables: by number of labels, paired over all draws, and by cross-validation."""
     lines = [
         "SRCC on photos that were not drawn, mean of the draws; difference to the decoder alone with an interval of 95 %.",
         "",
@@ -234,18 +282,30 @@ def markdown(report: Report) -> list[str]:
         "the variant's features",
     ]
     lines += [*table(header, cells), "", "Paired over all draws (Wilcoxon's signed ranks).", ""]
-    return lines + table(
+    lines += table(
         ["variant", "difference", "better", "p"],
         (
             [str(row["variant"]), f"{row['gain']:+.4f}", f"{row['better']} of {row['pairs']}", f"{row['p']:.3f}"]
             for row in report.table("paired")
         ),
     )
+    folds = report.table("folds")
+    subsets = [key for key in folds[0] if key.startswith("SRCC on")]
+    lines += ["", f"Cross-validation on all labels in {FOLDS} folds.", ""]
+    return lines + table(
+        ["variant", "SRCC (95 % interval)", *(key.removeprefix("SRCC ") for key in subsets)],
+        ([str(row["variant"]), srcc_cell(row), *(f"{row[key]:.3f}" for key in subsets)] for row in folds),
+    )
 
 
 def measure(rooms: Rooms, out: Path) -> Report:
     """Train and test all variants; each row goes to ``draws.csv`` in `out` at once."""
     logging.getLogger("grepq_metric.training").setLevel(logging.WARNING)
+    folds_path = out / "folds.csv"
+    folds = read_rows(folds_path, text=("image",)) if folds_path.exists() else []
+    for fold in measured_folds(rooms, folds):
+        folds += fold
+        write_rows(folds_path, folds)
     path = out / "draws.csv"
     rows = read_rows(path, text=("variant",)) if path.exists() else []
     for row in measured_draws(rooms, rows):
@@ -254,13 +314,14 @@ def measure(rooms: Rooms, out: Path) -> Report:
     opinions = rooms.opinions
     data: Row = {"name": opinions.name, "id": opinions.id, "images": len(opinions.mos), "unlabelled": len(rooms.unlabelled)}
     origin = start_of(None, QFMTraining(), STUDY)[1]
-    return measured(STUDY, f"backbone of {origin}", data, [*summary(rows), *over_all(rows)])
+    return measured(STUDY, f"backbone of {origin}", data, [*summary(rows), *over_all(rows), *folded(folds, opinions)])
 
 
 def again(out: Path) -> Report:
-    """The report in `out` with its figures computed anew from the rows beside it."""
+    """The report in `out` with the figures of the draws computed anew from the rows beside it."""
     rows = read_rows(out / "draws.csv", text=("variant",))
-    return replace(read_report(out, STUDY), rows=[*summary(rows), *over_all(rows)])
+    report = read_report(out, STUDY)
+    return replace(report, rows=[*summary(rows), *over_all(rows), *report.table("folds")])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

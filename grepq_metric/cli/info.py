@@ -65,5 +65,6 @@ def _installed() -> None:
         typer.echo(f"    {head.source}; licence {head.licence}")
     typer.echo(
         "\nThe low pathway sees how sharp and clean a photo is, the semantic one how what it shows has suffered, and the high "
-        f"one what CLIP thinks of it. Where no metric is named, {catalog.DEFAULT} is meant."
+        "one what CLIP thinks of it. The decoder of qfm-iqm, another metric, says what people would who rated other photos. "
+        f"Where no metric is named, {catalog.DEFAULT} is meant."
     )
