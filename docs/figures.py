@@ -294,6 +294,11 @@ def speed() -> str:
 
 
 @figure(FROM_FILES)
+def qfm() -> str:
+    return _tables("qfm")
+
+
+@figure(FROM_FILES)
 def few_labels() -> str:
     rows = rows_of("few_labels", "accuracy")
     budgets, heads = (list(dict.fromkeys(row[key] for row in rows)) for key in ("labels", "head"))

@@ -89,6 +89,7 @@ DEFAULT = "grepq-sem"
 """Name of the metric that is meant where none is given."""
 _LOW = Packaged("grepq-ll", "2cc374efcc1283a585a06e0d096d9106c98db919a8b5168ffbc20d812a62aa46")
 _SEMANTIC = Packaged("grepq-sem", "86eea86b864451f3bbde2228675e62b4526b72a54604526980d394603da381c5")
+_DECODER = Packaged("qfm-iqm", "208af6525f99516c8e88e8980596792532726adab7d9ba1691f173f4a9460cc3")
 ENTRIES = (
     Entry(
         name="grepq-sem",
@@ -141,6 +142,16 @@ ENTRIES = (
         date="2026-11-24",
         packaged=(_LOW,),
         clip=CLIP_RN50,
+    ),
+    Entry(
+        name="qfm-iqm",
+        tag="qfm-iqm.d5530a1f",
+        pathways=("decoder",),
+        score_range=(0.0, 1.0),
+        source="QFM-IQM, our reading, of 1,000 opinion scores, on the network of grepq-sem.9dee7f58",
+        licence="MIT; Apache-2.0 (EfficientNet-Lite2); the opinion scores are BIQ2021's",
+        date="2026-11-29",
+        packaged=(_DECODER,),
     ),
 )
 """All tags that this release can load, the newest of each name first."""

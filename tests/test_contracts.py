@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from grepq_metric import GRepQ, GRepQLoss, catalog, grepq
+from grepq_metric import GRepQ, GRepQLoss, catalog, grepq, load_model
 from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.files import sha256
 from tests.command import grepq as command
@@ -186,7 +186,7 @@ def test_a_name_means_its_newest_tag() -> None:
     for name in catalog.names():
         versions = [entry for entry in catalog.ENTRIES if entry.name == name]
         assert catalog.find(name) is max(versions, key=lambda entry: entry.date)
-    assert catalog.names() == ["grepq-sem", "grepq-lite", "grepq-ll", "grepq-hl", "grepq"]
+    assert catalog.names() == ["grepq-sem", "grepq-lite", "grepq-ll", "grepq-hl", "grepq", "qfm-iqm"]
     assert catalog.find(catalog.DEFAULT) is not None
     assert catalog.find("psnr") is None
 
@@ -197,7 +197,7 @@ def test_a_tag_loads_the_weights_whose_id_it_holds(packaged: GRepQ, photos: dict
     assert torch.equal(tagged(photos["stereo"]), packaged(photos["stereo"]))
     for entry in catalog.ENTRIES:
         if entry.clip is None:
-            assert GRepQ.from_pretrained(entry.tag).weights_id == entry.tag.replace(".", "-")
+            assert load_model(entry.tag).weights_id == entry.tag.replace(".", "-")
 
 
 def test_an_unknown_tag_is_refused_with_those_that_are_known() -> None:

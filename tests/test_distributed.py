@@ -38,6 +38,13 @@ elif kind in ("semantic", "backbone"):
         from grepq_metric.training.backbone import BackboneTraining, tune
         training = BackboneTraining(4, steps=3, recipe=small, crop=64, precision="fp32")
         tune(photos, start.semantic, start.weights_id, out, training, world=World("cpu"), workers=0)
+elif kind == "qfm":
+    from grepq_metric.heads import read_labels
+    from grepq_metric.training.qfm import QFMTraining, make_training, start_of, teach
+    plain = QFMTraining(4, steps=3, precision="fp32", dropout=0.0, noise="random", cells=8, memory=8, warmup=0, lr=1e-4)
+    training = make_training({"width": 16, "heads": 2, "queries": 2}, plain)
+    labels = read_labels(Path(source).parent / "labels.csv")
+    teach(*start_of(None, training, "x"), labels, None, Path(out), training, world=World("cpu"), workers=0)
 else:
     from tests.test_train_high import SMALL
     tensors = torch.load(Path(source).parent / "tiny.pt", weights_only=True)
@@ -45,7 +52,7 @@ else:
     train_tower(photos, tensors, out, SMALL, world=World("cpu"), workers=0)
 """
 MEASURED = {"semantic": "slightness"}
-PARTS = {"low": "encoder", "high": "visual", "semantic": "sums", "backbone": "pathway"}
+PARTS = {"low": "encoder", "high": "visual", "semantic": "sums", "backbone": "pathway", "qfm": "student"}
 LAUNCHERS = {
     "torchrun": [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"],
     "accelerate": [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"],
@@ -60,6 +67,8 @@ def contents(tmp_path_factory, photos, tiny_clip):
     folder.mkdir()
     for name in ("astronaut", "coffee", "cat", "rocket"):
         save_image(photos[name][..., :128, :144], folder / f"{name}.png")
+    rows = [f"photos/{path.name},{i}" for i, path in enumerate(sorted(folder.iterdir()))]
+    (folder.parent / "labels.csv").write_text("\n".join(["image,mos", *rows]))
     torch.save(tiny_clip, folder.parent / "tiny.pt")
     return folder
 
@@ -80,6 +89,7 @@ def run(command, script, arguments):
         pytest.param("high", "torchrun", marks=pytest.mark.slow),
         pytest.param("semantic", "torchrun", marks=pytest.mark.slow),
         pytest.param("backbone", "torchrun", marks=pytest.mark.slow),
+        pytest.param("qfm", "torchrun", marks=pytest.mark.slow),
         pytest.param("low", "accelerate", marks=pytest.mark.slow),
     ],
 )

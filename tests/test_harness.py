@@ -327,6 +327,7 @@ def test_offline_stands_for_all_metrics_that_fit_and_download_nothing(rated, tmp
         "grepq-sem",
         "grepq-lite",
         "grepq-ll",
+        "qfm-iqm",
         "piqe",
     }  # no references for PSNR, no score of features; nothing is said of them
     assert capsys.readouterr().err == ""

@@ -12,7 +12,7 @@ import pyiqa
 import pytest
 import torch
 
-from grepq_metric import GRepQ, GRepQRegressor, catalog
+from grepq_metric import GRepQ, GRepQRegressor, catalog, load_model
 from grepq_metric.integrations import hook
 
 PTH = Path(__file__).parents[1] / "grepq_metric" / "integrations" / "grepq_metric_autoload.pth"
@@ -140,7 +140,7 @@ def test_pyiqa_gives_the_scores_of_the_model(photos, name):
     metric = pyiqa.create_metric(name, device="cpu")
     assert metric.lower_better is False
     assert metric.metric_mode == "NR"
-    model = GRepQ.from_pretrained(name)
+    model = load_model(name)
     assert metric.score_range == f"0, {model.best:g}"
     for photo in photos.values():
         with torch.inference_mode():

@@ -22,6 +22,7 @@ STUDIES = (
     "learning_curves",
     "loss_cost",
     "modes",
+    "qfm",
     "restoration",
     "semantic_head",
     "sizes",
@@ -31,7 +32,7 @@ STUDIES = (
     "tiny_clip",
     "training_gain",
 )
-FROM_FILES = ("few_labels", "learning_curves", "restoration", "sizes", "synthetic")
+FROM_FILES = ("few_labels", "learning_curves", "qfm", "restoration", "sizes", "synthetic")
 """Studies whose figures can be computed anew from what is committed alone."""
 LARGEST = 100_000
 
