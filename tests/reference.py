@@ -15,7 +15,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from grepq_metric import GRepQ
-    from grepq_metric.pathways import LowLevelPathway, SemanticPathway
+    from grepq_metric.pathways import DecoderPathway, LowLevelPathway, SemanticPathway
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -156,6 +156,57 @@ def reference_semantic(semantic: SemanticPathway, image: Tensor) -> Tensor:
     w = {k: v.double() for k, v in semantic.head.state_dict().items()}
     assert set(w) == {"0.weight", "0.bias"}
     return 1 / (1 + torch.exp(-(w["0.weight"][0] @ reference_moments(image, semantic) + w["0.bias"][0])))
+
+
+def reference_decoder(pathway: DecoderPathway, image: Tensor) -> Tensor:
+    """Q of one image from the formulas, in float64, with the values of a pathway on EfficientNet-Lite."""
+    w = {k: v.double() for k, v in pathway.state_dict().items()}
+    backbone = {k.removeprefix("backbone."): v for k, v in w.items() if k.startswith("backbone.")}
+    maps = reference_maps(image.double(), backbone)
+    rows, columns = maps[-1].shape[-2:]
+    tokens = []
+    for i in range(rows):
+        for j in range(columns):
+            token = []
+            for x in maps[:-1]:
+                height, width = x.shape[-2:]
+                top, bottom = i * height // rows, math.ceil((i + 1) * height / rows)
+                left, right = j * width // columns, math.ceil((j + 1) * width / columns)
+                cell = x[0, :, top:bottom, left:right].flatten(1)
+                token += [cell.mean(1), cell.var(1, correction=0).clamp_min(1e-10).sqrt()]
+            tokens.append(torch.cat([*token, maps[-1][0, :, i, j]]))
+    z = ((torch.stack(tokens) - w["mean"]) / w["scale"]).clamp(-8, 8)
+    logits = [
+        _member(pathway, {k.removeprefix(f"decoders.{m}."): v for k, v in w.items()}, z) for m in range(len(pathway.decoders))
+    ]
+    return 1 / (1 + torch.exp(-torch.stack(logits).mean()))
+
+
+def _member(pathway: DecoderPathway, w: Mapping[str, Tensor], z: Tensor) -> Tensor:
+    width, heads = pathway.config.width, pathway.config.heads
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        centred = x - x.mean(1, keepdim=True)
+        return centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt() * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def linear(x: Tensor, name: str) -> Tensor:
+        return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+    def attention(x: Tensor, y: Tensor, name: str) -> Tensor:
+        weights, biases = w[f"{name}.in_proj_weight"].chunk(3), w[f"{name}.in_proj_bias"].chunk(3)
+        q, k, v = (part @ weight.T + bias for part, weight, bias in zip((x, y, y), weights, biases, strict=True))
+        side, found = width // heads, []
+        for head in range(heads):
+            part = slice(head * side, (head + 1) * side)
+            found.append(torch.softmax(q[:, part] @ k[:, part].T / math.sqrt(side), dim=1) @ v[:, part])
+        return linear(torch.cat(found, 1), f"{name}.out_proj")
+
+    memory, x = norm(linear(z, "embed"), "norm"), w["queries"]
+    own = norm(x, "layer.norm1")
+    x = x + attention(own, own, "layer.self_attn")
+    x = x + attention(norm(x, "layer.norm2"), memory, "layer.multihead_attn")
+    x = x + linear(linear(norm(x, "layer.norm3"), "layer.linear1").clamp_min(0), "layer.linear2")
+    return linear(norm(x, "last_norm"), "head").mean()
 
 
 def reference_score(model: GRepQ, image: Tensor) -> Tensor:

@@ -19,11 +19,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from grepq_metric import GRepQ, GRepQLoss, GRepQRegressor, catalog, grepq
+from grepq_metric import QFMIQM, GRepQ, GRepQLoss, GRepQRegressor, catalog, grepq
 from grepq_metric.errors import InputError
 from grepq_metric.integrations.piq import loaded
-from tests.metric_tester import WRONG_SCALES, MetricTester, ModuleTester, full_range
-from tests.reference import encoder_values, reference_encoder, reference_moments, reference_patches
+from tests.metric_tester import HALF_TOLERANCE_SEMANTIC, WRONG_SCALES, MetricTester, ModuleTester, full_range
+from tests.reference import encoder_values, reference_decoder, reference_encoder, reference_moments, reference_patches
 
 ROOT = Path(__file__).parents[1]
 
@@ -101,6 +101,32 @@ class TestLiteModel(TestModel):
     def test_features_are_those_of_the_formulas(self, subject: GRepQ, images: Tensor) -> None:
         parts = [packaged(name).features(images) for name in ("grepq-sem", "grepq-ll")]
         assert torch.equal(subject.features(images), torch.cat(parts, 1))
+
+
+class TestQFMIQM(ModuleTester):
+    """`QFMIQM` as packaged."""
+
+    weights = "qfm-iqm"
+    tolerance = 3e-6
+
+    def make(self) -> QFMIQM:
+        return QFMIQM.from_pretrained(self.weights).requires_grad_(False)
+
+    def model(self, subject: QFMIQM) -> QFMIQM:
+        return subject
+
+    def each(self, subject: QFMIQM, x: Tensor) -> Tensor:
+        return subject(x).squeeze(1)
+
+    def expected(self, subject: QFMIQM, image: Tensor) -> Tensor:
+        return reference_decoder(subject.decoder, image)
+
+    def calls(self, subject: QFMIQM) -> dict[str, Callable[[Tensor], Any]]:
+        names = ("forward", "components", "features", "quality_map", "mos")
+        return {name: getattr(subject, name) for name in names}
+
+    def half_tolerance(self, subject: QFMIQM, dtype: torch.dtype) -> float:
+        return HALF_TOLERANCE_SEMANTIC[dtype]
 
 
 class TestFunction(MetricTester):
