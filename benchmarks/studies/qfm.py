@@ -60,7 +60,7 @@ from grepq_metric.training.qfm import QFMTraining, start_of, teach, tokens_of
 STUDY = "qfm"
 BUDGETS = (50, 200, 800)
 """Numbers of labels."""
-DRAWS = 5
+DRAWS = 4
 STEPS = 500
 MEMBERS, FOLDS = 5, 5
 """Of the packaged weights, and of the cross-validation of what they were made with."""
