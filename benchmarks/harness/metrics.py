@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.harness import resnets
 from benchmarks.harness.peers import PEERS, brisque_features
 from benchmarks.harness.sheets import read_sheet
 from benchmarks.harness.specs import json_value, parse_spec, safe_name, typed
@@ -157,7 +158,7 @@ def known_metrics() -> dict[str, str]:
         modes = {name: mode for mode in ("NR", "FR") for name in pyiqa.list_models(mode)}
     except ImportError:
         pass
-    return {**modes, **dict.fromkeys([*catalog.names(), *PEERS, "brisque-features"], "NR")}
+    return {**modes, **dict.fromkeys([*catalog.names(), *PEERS, "brisque-features", *resnets.METRICS], "NR")}
 
 
 def offline_metrics() -> list[str]:
@@ -183,6 +184,8 @@ def open_metric(spec: str, device: str = "cpu") -> Metric:
         if options:
             raise ValueError(f"{name} takes no options, got {sorted(options)}")
         return _of_a_package(name)
+    if name in resnets.METRICS:
+        return _of_authors(name, options, device)
     known = known_metrics()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3)
@@ -261,6 +264,21 @@ def _of_a_package(name: str) -> Metric:
     if name in PEERS:
         return Metric(id_, name, "NR", True, score, None, None, provenance)
     return Metric(id_, name, "NR", True, None, features, None, provenance)
+
+
+def _of_authors(name: str, files: dict[str, str], device: str) -> Metric:
+    try:
+        network, authors_sha256 = resnets.open_encoders(name, files)
+    except WeightsError as error:
+        raise UnavailableError(str(error)) from error
+    network.to(device)
+    provenance = {"metric": name, "authors_sha256": authors_sha256}
+
+    def features(image: torch.Tensor) -> np.ndarray:
+        with torch.inference_mode():
+            return network(image.to(device)).cpu().numpy()
+
+    return Metric(f"{name}-{_digest(provenance, network)}", name, "NR", False, None, features, None, provenance)
 
 
 def _from_file(path: Path, options: FileOptions) -> Metric:
