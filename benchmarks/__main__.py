@@ -211,6 +211,7 @@ def _convert(given: argparse.Namespace) -> int:
 
 def _list(given: argparse.Namespace) -> int:
     from benchmarks.harness.datasets import RECORDS
+    from benchmarks.harness.items import TRACKS
     from benchmarks.harness.metrics import known_metrics, offline_metrics
 
     print("Datasets:")
@@ -222,15 +223,17 @@ def _list(given: argparse.Namespace) -> int:
         for overlap in record.overlaps:
             print(f"  {'':10} overlaps {overlap}")
     print(
-        "  FILE.csv   columns image, mos and, if known, reference, split, content; options lower_better, low, high, kind, name"
+        "  FILE.csv   columns image, mos and, if known, reference, split, content; "
+        "options lower_better, low, high, kind, name, track"
     )
+    print(f"  {'':10} tracks, none of which meets another in a table: {', '.join(TRACKS)}")
     modes, offline = known_metrics(), set(offline_metrics())
     print(f"Metrics (*: downloads nothing; --metrics {OFFLINE} stands for all of these):")
     for mode, text in (("NR", "no reference"), ("FR", "full reference")):
         names = sorted(name for name in modes if modes[name] == mode)
         print(f"  {text}: {' '.join(f'{name}*' if name in offline else name for name in names)}")
     print("  contrique:weights=FILE and reiqa:content=FILE,quality=FILE: their authors' weights, as convert-peer writes them")
-    print("  FILE.csv: scores computed elsewhere, columns image and score; options lower_better, name")
+    print("  FILE.csv: scores computed elsewhere, columns image and score; options lower_better, name, track")
     return 0
 
 

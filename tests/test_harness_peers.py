@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from benchmarks.harness import resnets
 from benchmarks.harness.datasets import open_dataset
 from benchmarks.harness.metrics import UnavailableError, open_metric
 from benchmarks.harness.report.collect import collect
-from tests.harness_data import rate
+from benchmarks.harness.runner import run, stored_rows
+from grepq_metric.training.distributed import World
+from tests.harness_data import rate, write_csv
 
 IMAGENET = Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
@@ -179,3 +182,69 @@ def test_authors_files_run_no_code_and_wrong_ones_are_refused(files, converted, 
     (tmp_path / "cut.safetensors").write_bytes(b"short")
     with pytest.raises(UnavailableError, match="is damaged"):
         open_metric(f"contrique:weights={tmp_path / 'cut.safetensors'}")
+
+
+@pytest.fixture
+def large(rated, tmp_path, photos):
+    """Two photos of 240 pixels with references, and one of 96."""
+    crop = (photos["coffee"][0, :, :240, :240].permute(1, 2, 0) * 255).round().byte().numpy()
+    Image.fromarray(crop).save(tmp_path / "clean.png")
+    Image.fromarray(255 - crop // 2).save(tmp_path / "light.png")
+    rows = [["clean.png", 2, "clean.png"], ["light.png", 1, "clean.png"]]
+    rows.append([str(rated / "0_1.png"), 1, str(rated / "original_0.png")])
+    return open_dataset(str(write_csv(tmp_path / "labels.csv", ["image", "mos", "reference"], rows)), tmp_path)
+
+
+def scored(dataset, metric, folder):
+    outcome = run(dataset, metric, "zero-shot", folder, World())
+    rows = stored_rows(outcome.path.parent, "zero-shot")
+    return {name.rpartition("/")[2]: row for name, row in rows.items()}
+
+
+def test_ahiq_of_pyiqa_compares_photos_with_their_references(large, tmp_path, monkeypatch):
+    import timm
+
+    create = timm.create_model
+
+    def untrained(name, pretrained):
+        assert pretrained
+        # AHIQ reads five blocks of the transformer, and the others would only take time.
+        return create(name, pretrained=False, **({"depth": 5} if name.startswith("vit") else {}))
+
+    monkeypatch.setattr(timm, "create_model", untrained)
+    torch.manual_seed(0)
+    metric = open_metric("ahiq:pretrained=false,num_crop=2")
+    assert (metric.mode, metric.lower_better) == ("FR", False)
+    rows = scored(large, metric, tmp_path / "r")
+    assert all(np.isfinite(row.value) for row in rows.values())  # small photos are enlarged
+    image, reference = (large.record.load(path)[None] for path in (large.items[-1].path, large.items[-1].reference))
+    assert rows["light.png"].value == pytest.approx(metric.score(image, reference, ""), abs=1e-5)
+    assert rows["light.png"].value != pytest.approx(metric.score(image, image, ""), abs=1e-5)
+
+
+def test_liqe_of_pyiqa_rates_photos_of_224_pixels_and_says_of_others_why_not(large, tmp_path, monkeypatch):
+    from pyiqa.archs import clip_model, liqe_arch
+
+    torch.manual_seed(0)
+    monkeypatch.setattr(liqe_arch, "load", lambda *_: clip_model.CLIP(64, 224, 1, 64, 32, 77, 49408, 64, 1, 1))
+    monkeypatch.setattr(liqe_arch, "DEFAULT_CACHE_DIR", str(tmp_path))  # where it keeps what its prompts mean
+    metric = open_metric("liqe:pretrained=false")
+    assert (metric.mode, metric.lower_better) == ("NR", False)
+    rows = scored(large, metric, tmp_path / "r")
+    assert 1 <= rows["clean.png"].value <= 5
+    assert rows["clean.png"].value != rows["light.png"].value
+    assert "Short side is less than 224" in rows["0_1.png"].error
+
+
+@pytest.mark.parametrize("name", ["liqe", "ahiq"])
+def test_a_download_that_fails_is_said(name, monkeypatch):
+    import timm
+    from pyiqa.archs import liqe_arch
+
+    def offline(*_, **__):
+        raise URLError("Network is unreachable")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr(liqe_arch, "load", offline)
+    with pytest.raises(UnavailableError, match=f"pyiqa cannot create '{name}': URLError: .*Network is unreachable"):
+        open_metric(name)
