@@ -185,55 +185,53 @@ def test_authors_files_run_no_code_and_wrong_ones_are_refused(files, converted, 
 
 
 @pytest.fixture
-def large(rated, tmp_path, photos):
-    """Two photos of 240 pixels with references, and one of 96."""
-    crop = (photos["coffee"][0, :, :240, :240].permute(1, 2, 0) * 255).round().byte().numpy()
+def light(tmp_path, photos):
+    """A folder with a photo of 224 pixels, and a lighter version of it twice."""
+    crop = (photos["coffee"][0, :, :224, :224].permute(1, 2, 0) * 255).round().byte().numpy()
     Image.fromarray(crop).save(tmp_path / "clean.png")
-    Image.fromarray(255 - crop // 2).save(tmp_path / "light.png")
-    rows = [["clean.png", 2, "clean.png"], ["light.png", 1, "clean.png"]]
-    rows.append([str(rated / "0_1.png"), 1, str(rated / "original_0.png")])
-    return open_dataset(str(write_csv(tmp_path / "labels.csv", ["image", "mos", "reference"], rows)), tmp_path)
+    for name in ("light.png", "again.png"):
+        Image.fromarray(255 - (255 - crop) // 2).save(tmp_path / name)
+    return tmp_path
 
 
-def scored(dataset, metric, folder):
-    outcome = run(dataset, metric, "zero-shot", folder, World())
-    rows = stored_rows(outcome.path.parent, "zero-shot")
-    return {name.rpartition("/")[2]: row for name, row in rows.items()}
+def scored(rows, metric, folder):
+    """What a metric says of images, their scores and references."""
+    dataset = open_dataset(str(write_csv(folder / "labels.csv", ["image", "mos", "reference"], rows)), folder)
+    outcome = run(dataset, metric, "zero-shot", folder / "results", World())
+    return {name.rpartition("/")[2]: row for name, row in stored_rows(outcome.path.parent, "zero-shot").items()}
 
 
-def test_ahiq_of_pyiqa_compares_photos_with_their_references(large, tmp_path, monkeypatch):
+def test_ahiq_of_pyiqa_compares_photos_with_their_references(light, monkeypatch):
     import timm
 
     create = timm.create_model
 
     def untrained(name, pretrained):
         assert pretrained
-        # AHIQ reads five blocks of the transformer, and the others would only take time.
-        return create(name, pretrained=False, **({"depth": 5} if name.startswith("vit") else {}))
+        # AHIQ reads five blocks of the transformer: the others, and wide ones, would only take time.
+        return create(name, pretrained=False, **({"depth": 5, "mlp_ratio": 0.25} if name.startswith("vit") else {}))
 
     monkeypatch.setattr(timm, "create_model", untrained)
     torch.manual_seed(0)
-    metric = open_metric("ahiq:pretrained=false,num_crop=2")
+    metric = open_metric("ahiq:pretrained=false,num_crop=1")  # of photos that are as large as its crops
     assert (metric.mode, metric.lower_better) == ("FR", False)
-    rows = scored(large, metric, tmp_path / "r")
-    assert all(np.isfinite(row.value) for row in rows.values())  # small photos are enlarged
-    image, reference = (large.record.load(path)[None] for path in (large.items[-1].path, large.items[-1].reference))
-    assert rows["light.png"].value == pytest.approx(metric.score(image, reference, ""), abs=1e-5)
-    assert rows["light.png"].value != pytest.approx(metric.score(image, image, ""), abs=1e-5)
+    found = scored([["light.png", 1, "clean.png"], ["again.png", 2, "again.png"]], metric, light)
+    assert not any(row.error for row in found.values())
+    assert found["light.png"].value != pytest.approx(found["again.png"].value, abs=1e-5)
 
 
-def test_liqe_of_pyiqa_rates_photos_of_224_pixels_and_says_of_others_why_not(large, tmp_path, monkeypatch):
+def test_liqe_of_pyiqa_rates_photos_of_224_pixels_and_says_of_others_why_not(rated, light, monkeypatch):
     from pyiqa.archs import clip_model, liqe_arch
 
     torch.manual_seed(0)
     monkeypatch.setattr(liqe_arch, "load", lambda *_: clip_model.CLIP(64, 224, 1, 64, 32, 77, 49408, 64, 1, 1))
-    monkeypatch.setattr(liqe_arch, "DEFAULT_CACHE_DIR", str(tmp_path))  # where it keeps what its prompts mean
+    monkeypatch.setattr(liqe_arch, "DEFAULT_CACHE_DIR", str(light))  # where it keeps what its prompts mean
     metric = open_metric("liqe:pretrained=false")
     assert (metric.mode, metric.lower_better) == ("NR", False)
-    rows = scored(large, metric, tmp_path / "r")
-    assert 1 <= rows["clean.png"].value <= 5
-    assert rows["clean.png"].value != rows["light.png"].value
-    assert "Short side is less than 224" in rows["0_1.png"].error
+    found = scored([["clean.png", 2, ""], ["light.png", 1, ""], [str(rated / "0_1.png"), 1, ""]], metric, light)
+    assert 1 <= found["clean.png"].value <= 5
+    assert found["clean.png"].value != found["light.png"].value
+    assert "Short side is less than 224" in found["0_1.png"].error
 
 
 @pytest.mark.parametrize("name", ["liqe", "ahiq"])
