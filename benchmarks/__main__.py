@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: run metrics on datasets, report what they scored, list what there is."""
+"""``python -m benchmarks``: run metrics on datasets, report what they scored, list what there is, convert authors' weights."""
 
 from __future__ import annotations
 
@@ -31,6 +31,12 @@ REPORT = """example:
 
 Results hold no opinion scores: they are read from your copy of each dataset. Of a dataset that is not given, only what
 needs none of them is reported."""
+CONVERT = """examples:
+  python -m benchmarks convert-peer contrique CONTRIQUE_checkpoint25.tar --out contrique.safetensors
+  python -m benchmarks convert-peer reiqa-content content_aware_r50.pth --out reiqa-content.safetensors
+  python -m benchmarks convert-peer reiqa-quality quality_aware_r50.pth --out reiqa-quality.safetensors
+
+Then ask for --metrics contrique:weights=FILE or reiqa:content=FILE,quality=FILE."""
 DATASETS = "names, CSV files (image,mos[,reference][,split][,content]), or folders with a labels.csv"
 
 
@@ -38,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; what is wrong is one line on standard error. The exit status is that of `EXIT`."""
     given = _parser().parse_args(arguments)
     try:
-        return {"run": _run, "report": _report, "list": _list}[given.command](given)
+        return {"run": _run, "report": _report, "list": _list, "convert-peer": _convert}[given.command](given)
     except KeyboardInterrupt as stop:
         print(f"interrupted: {str(stop) or 'nothing was scored'}; the same command continues", file=sys.stderr)
         return INTERRUPTED
@@ -80,6 +86,14 @@ def _parser() -> argparse.ArgumentParser:
             "--data-root", type=Path, default=Path("datasets"), help="folder of the named datasets (default: %(default)s)"
         )
         command.add_argument("--allow-partial", action="store_true", help="accept a copy of a dataset that lacks images")
+
+    text = "weights of CONTRIQUE or Re-IQA, from a checkpoint that their authors publish"
+    convert = commands.add_parser(
+        "convert-peer", help=text, description=text, epilog=f"{CONVERT}\n\n{EXIT}", formatter_class=shape
+    )
+    convert.add_argument("peer", choices=("contrique", "reiqa-content", "reiqa-quality"), help="whose checkpoint it is")
+    convert.add_argument("checkpoint", type=Path, help="the authors' file; only tensors are read, and no code in it is run")
+    convert.add_argument("--out", type=Path, required=True, help="safetensors file to write")
 
     text = "datasets and metrics by name"
     commands.add_parser("list", help=text, description=text, epilog=EXIT, formatter_class=shape)
@@ -187,8 +201,17 @@ def _report(given: argparse.Namespace) -> int:
     return PARTLY if missing else 0
 
 
+def _convert(given: argparse.Namespace) -> int:
+    from benchmarks.harness.resnets import convert
+
+    convert(given.peer, given.checkpoint, given.out)
+    print(given.out)
+    return 0
+
+
 def _list(given: argparse.Namespace) -> int:
     from benchmarks.harness.datasets import RECORDS
+    from benchmarks.harness.items import TRACKS
     from benchmarks.harness.metrics import known_metrics, offline_metrics
 
     print("Datasets:")
@@ -200,14 +223,17 @@ def _list(given: argparse.Namespace) -> int:
         for overlap in record.overlaps:
             print(f"  {'':10} overlaps {overlap}")
     print(
-        "  FILE.csv   columns image, mos and, if known, reference, split, content; options lower_better, low, high, kind, name"
+        "  FILE.csv   columns image, mos and, if known, reference, split, content; "
+        "options lower_better, low, high, kind, name, track"
     )
+    print(f"  {'':10} tracks, none of which meets another in a table: {', '.join(TRACKS)}")
     modes, offline = known_metrics(), set(offline_metrics())
     print(f"Metrics (*: downloads nothing; --metrics {OFFLINE} stands for all of these):")
     for mode, text in (("NR", "no reference"), ("FR", "full reference")):
         names = sorted(name for name in modes if modes[name] == mode)
         print(f"  {text}: {' '.join(f'{name}*' if name in offline else name for name in names)}")
-    print("  FILE.csv: scores computed elsewhere, columns image and score; options lower_better, name")
+    print("  contrique:weights=FILE and reiqa:content=FILE,quality=FILE: their authors' weights, as convert-peer writes them")
+    print("  FILE.csv: scores computed elsewhere, columns image and score; options lower_better, name, track")
     return 0
 
 

@@ -393,7 +393,7 @@ def test_no_result_holds_an_opinion_score(rated, tmp_path):
 
 
 def test_help_says_what_the_exit_status_means(capsys):
-    for command in ([], ["run"], ["report"], ["list"]):
+    for command in ([], ["run"], ["report"], ["list"], ["convert-peer"]):
         with pytest.raises(SystemExit):
             main([*command, "--help"])
         assert "130  interrupted by Ctrl-C" in capsys.readouterr().out

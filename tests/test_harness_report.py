@@ -10,9 +10,10 @@ import scipy.stats
 from benchmarks.__main__ import main
 from benchmarks.harness import results as files
 from benchmarks.harness.datasets import open_dataset
+from benchmarks.harness.metrics import open_metric
 from benchmarks.harness.report import page_data
 from benchmarks.harness.report.collect import collect
-from benchmarks.harness.report.rows import FROM_FILE, MEASURED
+from benchmarks.harness.report.rows import FROM_FILE, MEASURED, PUBLISHED
 from benchmarks.harness.report.tables import average_ranks, latex, markdown
 from benchmarks.harness.results import ScoreRow
 from benchmarks.harness.runner import run
@@ -177,6 +178,48 @@ def test_the_average_rank_is_over_all_datasets_of_the_metrics_that_all_have(rate
     assert not average_ranks(collect(tmp_path / "r", datasets[:1]))
 
 
+def test_tracks_are_never_ranked_together(rated, tmp_path, capsys):
+    names = sorted(path.name for path in rated.glob("[0-9]*.png"))
+    theirs = write_csv(tmp_path / "theirs.csv", ["image", "score"], [[name, -int(name[-5])] for name in names])
+    folder = tmp_path / "r"
+    command = ["run", "--results", str(folder), "--dataset"]
+    spheres, scans = (f"{rated}:name={name},track={track}" for name, track in (("O1", "omnidirectional"), ("M1", "medical")))
+    of_spheres = [f"{theirs}:name={name},track=omnidirectional" for name in ("Assessor360", "other360")]
+    of_photos = [f"{theirs}:name={name}" for name in ("one", "two")]
+    assert main([*command, f"{rated}:name=P1", f"{rated}:name=P2", "--metrics", *of_photos]) == 0
+    assert main([*command, spheres, spheres.replace("O1", "O2"), "--metrics", *of_spheres]) == 0
+    assert main([*command, scans, "--metrics", f"{theirs}:track=medical"]) == 0
+    assert main([*command, spheres, "--metrics", "psnr", of_photos[0]]) == 1
+    assert "is of the track photos, and O1 of omnidirectional" in capsys.readouterr().err
+    assert main([*command, f"{rated}:name=P1", "--metrics", *of_spheres]) == 1
+    assert "is of the track omnidirectional, and P1 of photos" in capsys.readouterr().err
+    given = [f"{rated}:name=P1", f"{rated}:name=P2", spheres, spheres.replace("O1", "O2"), scans]
+    report = collect(folder, [open_dataset(spec, tmp_path) for spec in given])
+    ranked = {tuple(ranks.datasets): (ranks.protocol, set(ranks.ranks)) for ranks in average_ranks(report)}
+    assert ranked == {
+        ("O1", "O2"): ("omnidirectional, zero-shot", {"Assessor360", "other360"}),
+        ("P1", "P2"): ("zero-shot", {"one", "two"}),
+    }
+    text = markdown(report)
+    assert "## O1 (omnidirectional), zero-shot, all images: scores from files" in text
+    assert "## M1 (medical), zero-shot" in text
+    assert open_dataset(spheres, tmp_path).id != open_dataset(f"{rated}:name=O1", tmp_path).id
+    for spec in (f"{rated}:track=360", f"{theirs}:track=360"):
+        with pytest.raises(
+            ValueError, match=r"expected one of photos, omnidirectional, medical as track of .*\.csv, got '360'"
+        ):
+            (open_dataset(spec, tmp_path) if spec.startswith(f"{rated}:") else open_metric(spec))
+
+
+def test_results_from_before_tracks_are_of_photos(rated, results, tmp_path):
+    path = next(results.glob("*/dataset.json"))
+    facts = json.loads(path.read_text())
+    assert facts.pop("track") == "photos"
+    path.write_text(json.dumps(facts))
+    (facts,) = collect(results, [open_dataset(f"{rated}:name=KonIQ-10k", tmp_path)]).datasets.values()
+    assert facts.track == "photos"
+
+
 def test_links_lead_to_files_that_are_there_and_thumbnails_are_embedded_on_request(rated, results, tmp_path):
     report = collect(results, [open_dataset(f"{rated}:name=KonIQ-10k", tmp_path)])
     out = tmp_path / "deep" / "out"
@@ -244,8 +287,38 @@ def test_published_figures_are_of_protocols_that_the_page_knows(tmp_path):
     from benchmarks.harness.sheets import read_sheet
 
     lines = read_sheet(PAPERS, ("method", "kind", "dataset", "labels", "srcc", "plcc", "source"))
-    assert len(lines) > 50
+    assert len(lines) > 130
     assert {line.text("kind") for line in lines} == {"zero-shot", "data-efficient", "full"}
     for line in lines:
         assert line.text("source")
         assert line.text("labels") == "all" or int(line.text("labels")) >= 0
+
+
+def test_published_figures_are_shown_as_their_authors_and_not_as_ours(rated, tmp_path):
+    titles = ["LIVE", "CSIQ", "KADID-10k", "CLIVE", "KonIQ-10k", "FLIVE", "SPAQ", "CVIQD"]
+    few = [[str(rated / f"0_{level}.png"), 4 - level] for level in range(4)]  # so few that nothing is resampled
+    path = write_csv(tmp_path / "labels.csv", ["image", "mos"], few)
+    datasets = [open_dataset(f"{path}:name={title}", tmp_path) for title in titles]
+    for dataset in datasets:
+        run(dataset, metric_of(lambda i, r, name: -float(name[-5]), "ours-0001"), "zero-shot", tmp_path / "r", World())
+    report = collect(tmp_path / "r", datasets)
+    text = markdown(report)
+    papers = [row for row in report.rows if row.origin == PUBLISHED]
+    shown = {row.dataset: (row.figures["srcc"], row.figures["plcc"]) for row in papers if row.name == "QFM-IQM (authors)"}
+    assert shown == {
+        "LIVE": (0.981, 0.983),
+        "CSIQ": (0.954, 0.965),
+        "KADID-10k": (0.906, 0.906),
+        "CLIVE": (0.891, 0.913),
+        "KonIQ-10k": (0.922, 0.936),
+        "FLIVE": (0.567, 0.667),
+        "SPAQ": (0.920, 0.924),
+    }
+    assert "qfm-iqm" not in {row.name.lower() for row in papers}  # the name of our reading of the paper
+    for section in text.split("\n## ")[1:]:
+        published = ": published, not measured here" in section.split("\n")[0]
+        assert published != ("| ours |" in section), section
+    assert "| Assessor360 | 0.980 | 0.984 | README of TianheWu/Assessor360 |" in text
+    names = {"Dog-IQA", "MA-CLIP", "CL-MI", "NPQI", "MP-IQE", "PFD-IQA", "UniQA (pre-trained on other opinion scores)"}
+    assert names <= {row.name for row in papers}
+    assert all(row.figures.get("srcc") is not None or row.figures.get("plcc") is not None for row in papers)

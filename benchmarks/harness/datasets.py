@@ -9,20 +9,21 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.harness.items import Dataset, Item, Record
+from benchmarks.harness.items import PHOTOS, TRACKS, Dataset, Item, Record
 from benchmarks.harness.sources import RECORDS, read_items
-from benchmarks.harness.specs import parse_spec, safe_name, typed
+from benchmarks.harness.specs import one_of, parse_spec, safe_name, typed
 
 
 @dataclass(frozen=True)
 class CsvOptions:
-    """Options of a CSV file: the direction and the ends of its scale, the kind of distortions, and its name in tables."""
+    """Options of a CSV file: the direction and the ends of its scale, the kind of distortions, its name, its track."""
 
     lower_better: bool = False
     low: float = -np.inf
     high: float = np.inf
     kind: str = "authentic"
     name: str = ""
+    track: str = PHOTOS
 
 
 class PartialCopyError(ValueError):
@@ -108,5 +109,6 @@ def _csv_record(name: str, options: dict[str, str]) -> tuple[Record, Path]:
         read_items,
         lower_better=chosen.lower_better,
         note=f"read from {path.name}",
+        track=one_of(chosen.track, TRACKS, f"track of {path.name}"),
     )
     return record, path

@@ -15,6 +15,10 @@ import torch
 from grepq_metric.files import sha256
 from grepq_metric.images import read_image
 
+PHOTOS = "photos"
+TRACKS = (PHOTOS, "omnidirectional", "medical")
+"""What images are: flat pictures, whole spheres, or scans. A table holds metrics and images of one track only."""
+
 
 @dataclass(frozen=True)
 class Item:
@@ -53,6 +57,7 @@ class Record:
         overlaps: training data that share images with it.
         note: anything else that a reader of a table must know.
         load: an image of the dataset as the protocol wants it, ``(3, H, W)`` in [0, 1]; by default the whole file.
+        track: one of `TRACKS`.
     """
 
     name: str
@@ -66,6 +71,7 @@ class Record:
     overlaps: tuple[str, ...] = ()
     note: str = ""
     load: Callable[[Path], torch.Tensor] = read_image
+    track: str = PHOTOS
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,9 @@ class Dataset:
 
     @property
     def id(self) -> str:
-        """Name and a hash of images and opinion scores. Splits and contents do not enter: no score depends on them."""
-        return f"{self.record.name}-{_digest([self.images_sha256, self.scores_sha256])[:8]}"
+        """Name and a hash of images, opinion scores and track. Splits and contents do not enter: no score depends on them."""
+        track = [self.record.track] if self.record.track != PHOTOS else []
+        return f"{self.record.name}-{_digest([self.images_sha256, self.scores_sha256, *track])[:8]}"
 
     @property
     def mos(self) -> np.ndarray:

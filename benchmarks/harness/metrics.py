@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.harness import resnets
+from benchmarks.harness.items import PHOTOS, TRACKS
 from benchmarks.harness.peers import PEERS, brisque_features
 from benchmarks.harness.sheets import read_sheet
-from benchmarks.harness.specs import json_value, parse_spec, safe_name, typed
+from benchmarks.harness.specs import json_value, one_of, parse_spec, safe_name, typed
 from grepq_metric import catalog
 from grepq_metric.errors import WeightsError
 from grepq_metric.files import sha256
@@ -67,6 +69,7 @@ class Metric:
         features: for regression on labels; or None.
         scores: by image name, of a metric that looks at no image: they were computed elsewhere. Names stay as that file has
             them until `bound_to`.
+        track: of the data sets that it is for, one of `benchmarks.harness.items.TRACKS`.
         provenance: what the id stands for.
     """
 
@@ -78,6 +81,7 @@ class Metric:
     features: Features | None = None
     scores: Mapping[str, float] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    track: str = PHOTOS
 
     @property
     def reads_images(self) -> bool:
@@ -128,10 +132,11 @@ class GRepQOptions:
 
 @dataclass(frozen=True)
 class FileOptions:
-    """Options of a file of scores: their direction, and a name for tables."""
+    """Options of a file of scores: their direction, a name for tables, and the track of the images that they are of."""
 
     lower_better: bool = False
     name: str = ""
+    track: str = PHOTOS
 
 
 def match_names(names: Sequence[str], given: Sequence[str]) -> dict[str, str]:
@@ -157,7 +162,7 @@ def known_metrics() -> dict[str, str]:
         modes = {name: mode for mode in ("NR", "FR") for name in pyiqa.list_models(mode)}
     except ImportError:
         pass
-    return {**modes, **dict.fromkeys([*catalog.names(), *PEERS, "brisque-features"], "NR")}
+    return {**modes, **dict.fromkeys([*catalog.names(), *PEERS, "brisque-features", *resnets.METRICS], "NR")}
 
 
 def offline_metrics() -> list[str]:
@@ -183,6 +188,8 @@ def open_metric(spec: str, device: str = "cpu") -> Metric:
         if options:
             raise ValueError(f"{name} takes no options, got {sorted(options)}")
         return _of_a_package(name)
+    if name in resnets.METRICS:
+        return _of_authors(name, options, device)
     known = known_metrics()
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3)
@@ -263,6 +270,21 @@ def _of_a_package(name: str) -> Metric:
     return Metric(id_, name, "NR", True, None, features, None, provenance)
 
 
+def _of_authors(name: str, files: dict[str, str], device: str) -> Metric:
+    try:
+        network, authors_sha256 = resnets.open_encoders(name, files)
+    except WeightsError as error:
+        raise UnavailableError(str(error)) from error
+    network.to(device)
+    provenance = {"metric": name, "authors_sha256": authors_sha256}
+
+    def features(image: torch.Tensor) -> np.ndarray:
+        with torch.inference_mode():
+            return network(image.to(device)).cpu().numpy()
+
+    return Metric(f"{name}-{_digest(provenance, network)}", name, "NR", False, None, features, None, provenance)
+
+
 def _from_file(path: Path, options: FileOptions) -> Metric:
     scores: dict[str, float] = {}
     for line in read_sheet(path, ("image", "score")):
@@ -273,7 +295,9 @@ def _from_file(path: Path, options: FileOptions) -> Metric:
         scores[name] = line.number("score") if line.text("score") else float("nan")
     provenance = {"file": path.name, "scores_sha256": sha256(path), "lower_better": options.lower_better}
     short = safe_name(options.name) or path.stem
-    return Metric(f"{short}-{_digest(provenance)}", short, "NR", options.lower_better, None, None, scores, provenance)
+    track = one_of(options.track, TRACKS, f"track of {path.name}")
+    id_ = f"{short}-{_digest(provenance)}"
+    return Metric(id_, short, "NR", options.lower_better, None, None, scores, provenance, track)
 
 
 def _digest(provenance: dict[str, Any], network: torch.nn.Module | None = None) -> str:

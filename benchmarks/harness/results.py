@@ -21,12 +21,13 @@ import types
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 
+from benchmarks.harness.items import PHOTOS
 from grepq_metric.files import disk_error, whole_file
 
 SCHEMA = 1
@@ -162,6 +163,7 @@ class DatasetFacts:
         mos_range: least and greatest possible opinion score; None: not known.
         licence: terms, in short.
         note: anything else.
+        track: one of `benchmarks.harness.items.TRACKS`; a file that names none is of photos.
     """
 
     id: str
@@ -175,6 +177,7 @@ class DatasetFacts:
     mos_range: list[float | None]
     licence: str
     note: str
+    track: str = PHOTOS
 
 
 @dataclass(frozen=True)
@@ -356,6 +359,7 @@ def read_facts(path: Path, kind: type[Facts]) -> Facts:
         raise ValueError(f"{path} is damaged: {error}; delete it and run again") from error
     if not isinstance(content, dict) or content.pop("schema", None) != SCHEMA:
         raise ValueError(f"{path} is of another version than schema {SCHEMA}, which this program reads; run again")
+    content = {one.name: one.default for one in fields(kind) if one.default is not MISSING} | content
     hints = typing.get_type_hints(kind)
     names = [one.name for one in fields(kind)]
     wrong = sorted(set(names) ^ set(content)) or [name for name in names if not _fits(content[name], hints[name])]

@@ -123,6 +123,8 @@ def unsuitable(dataset: Dataset, metric: Metric, protocol: str) -> str | None:
     """Why the metric can't be run on the dataset by the protocol; None: it can."""
     if protocol not in PROTOCOLS:
         return f"unknown protocol {protocol!r}, expected one of {', '.join(PROTOCOLS)}"
+    if metric.track != dataset.record.track:
+        return f"{metric.id} is of the track {metric.track}, and {dataset.record.name} of {dataset.record.track}"
     if protocol == "zero-shot" and metric.score is None and metric.reads_images:
         return f"{metric.id} has features and no score: the protocols few-labels and full take it"
     if protocol != "zero-shot" and metric.features is None:
@@ -361,4 +363,5 @@ def _facts(dataset: Dataset) -> DatasetFacts:
         mos_range=[float(value) if np.isfinite(value) else None for value in record.mos_range],
         licence=record.licence,
         note="; ".join(filter(None, notes)),
+        track=record.track,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 Options = TypeVar("Options")
@@ -60,6 +61,17 @@ def safe_name(name: str) -> str:
     """
     if name.startswith(".") or any(sign in "/\\" or not sign.isprintable() for sign in name):
         raise ValueError(f"a name must hold no slash and not begin with a dot, got {name!r}")
+    return name
+
+
+def one_of(name: str, known: Sequence[str], what: str) -> str:
+    """The name, if it is known.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if name not in known:
+        raise ValueError(f"expected one of {', '.join(known)} as {what}, got {name!r}")
     return name
 
 

@@ -88,6 +88,7 @@ def _reason(facts: DatasetFacts, datasets: Sequence[Dataset]) -> str:
                 for what, ours, theirs in (
                     ("images", facts.images_sha256, dataset.images_sha256),
                     ("opinion scores", facts.scores_sha256, dataset.scores_sha256),
+                    ("track", facts.track, dataset.record.track),
                 )
                 if ours != theirs
             ]

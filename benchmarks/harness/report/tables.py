@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
+from benchmarks.harness.items import PHOTOS
 from benchmarks.harness.report.rows import FROM_FILE, MEASURED, PUBLISHED, Report, ReportRow
 from benchmarks.harness.results import FIGURES
 
@@ -59,10 +60,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Mean ranks by SRCC over several datasets, of the metrics that all of them have.
+    """Mean ranks by SRCC over several datasets of one track, of the metrics that all of them have.
 
     Attributes:
-        protocol: in words.
+        protocol: in words, after the track where that is not photos.
         datasets: their names.
         ranks: mean rank by metric, the best first.
     """
@@ -79,25 +80,28 @@ def sections(report: Report) -> Iterator[Section]:
         found[row.dataset, row.protocol, row.labels, row.split, row.origin].append(row)
     for (name, protocol, labels, split, origin), rows in found.items():
         part = {"all": "all images", "test": "official test split", "random": "random test splits"}.get(split, split)
-        synthetic = " (synthetic distortions)" if report.datasets[name].kind == "synthetic" else ""
-        yield Section(f"{name}{synthetic}, {_budget(protocol, labels)}, {part}", origin, rows)
+        facts = report.datasets[name]
+        remarks = [facts.track] * (facts.track != PHOTOS) + ["synthetic distortions"] * (facts.kind == "synthetic")
+        what = f"{name} ({', '.join(remarks)})" if remarks else name
+        yield Section(f"{what}, {_budget(protocol, labels)}, {part}", origin, rows)
 
 
 def average_ranks(report: Report) -> list[Ranks]:
-    """Mean ranks for each protocol and budget that has two datasets or more and metrics in common."""
-    boards: dict[tuple[str, int | str], dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    """Mean ranks for each track, protocol and budget that has two datasets or more and metrics in common."""
+    boards: dict[tuple[str, str, int | str], dict[str, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for row in report.rows:
         srcc = row.figures["srcc"]
         # Zero-shot, all images count; the test split of one dataset is a part of them.
         if row.origin != PUBLISHED and srcc is not None and (row.protocol != "zero-shot" or row.split == "all"):
-            boards[row.protocol, row.labels][row.dataset][row.name] = srcc
+            boards[report.datasets[row.dataset].track, row.protocol, row.labels][row.dataset][row.name] = srcc
     made = []
-    for (protocol, labels), board in boards.items():
+    for (track, protocol, labels), board in boards.items():
         common = sorted(set.intersection(*(set(values) for values in board.values())))
         if len(board) > 1 and len(common) > 1:
             ranks = np.mean([scipy.stats.rankdata([-values[name] for name in common]) for values in board.values()], axis=0)
             ordered = sorted(zip(common, ranks.tolist(), strict=True), key=lambda pair: pair[1])
-            made.append(Ranks(_budget(protocol, labels), list(board), dict(ordered)))
+            where = "" if track == PHOTOS else f"{track}, "
+            made.append(Ranks(where + _budget(protocol, labels), list(board), dict(ordered)))
     return made
 
 
@@ -120,7 +124,8 @@ def markdown(report: Report) -> str:
     rows = [row for row in report.rows if row.origin != PUBLISHED]
     lines += [f"- `{command}`" for command in dict.fromkeys(row.source for row in rows)]
     for facts in report.datasets.values():
-        lines.append(f"- {facts.id}: {facts.title}, {facts.kind}; {facts.licence}; {facts.note or 'no note'}")
+        kind = f"{facts.kind}, {facts.track}"
+        lines.append(f"- {facts.id}: {facts.title}, {kind}; {facts.licence}; {facts.note or 'no note'}")
     made: dict[str, None] = {}
     for row in rows:
         p = row.provenance
