@@ -66,7 +66,7 @@ def test_of_equal_values_half_is_counted():
 
 @pytest.mark.parametrize("name", NETWORKLESS)
 def test_points_rise_everywhere(name):
-    model = GRepQ.from_pretrained(name)
+    model = load_model(name)
     quantiles = Reference.packaged(model.weights_id).scores.quantiles
     points = model.points(np.linspace(quantiles[0], quantiles[-1], 1000))
     assert (np.diff(points) > 0).all()
