@@ -160,6 +160,7 @@ SHOWN = {
     "brisque-package": "BRISQUE (package `brisque`)",
     "niqe-package": "NIQE (package `scikit-video`)",
     "piqe": "PIQE (pyiqa)",
+    "mdfs-lite": "MDFS on EfficientNet-Lite2, our reading",
 }
 """Metrics by the start of their ids."""
 
