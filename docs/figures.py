@@ -245,6 +245,11 @@ def fusion() -> str:
 
 
 @figure(FROM_FILES)
+def mdfs() -> str:
+    return _compared("mdfs", "variant", rows_of("mdfs", "variants"))
+
+
+@figure(FROM_FILES)
 def modes() -> str:
     cells = (
         [
