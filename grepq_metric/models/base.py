@@ -406,14 +406,14 @@ class QualityModel(
         check_options(options, cls.OPTIONS)
         known = {key: value for key, value in config.items() if key in (*cls.OPTIONS, *cls.FACTS)}
         there = list(known["pathways"])
-        wanted = options.get("pathways", there)
-        absent = sorted(set(wanted) - set(there)) if set(wanted) <= set(cls.PARTS) else []
-        if absent and set(there) <= set(cls.PARTS):
-            raise InputError(f"{source} has the pathways {there}, and not {absent[0]!r}")
         if there and not set(there) & set(cls.PARTS):
             raise InputError(
                 f"{source} has the pathways {there}, expected some of {list(cls.PARTS)}: load it with grepq_metric.load_model"
             )
+        for name in cls.PARTS:
+            if name in there or name not in _listed(options.get("pathways")):
+                continue
+            raise InputError(f"{source} has the pathways {there}, and not {name!r}")
         try:
             # Values come from the file, and memory only after its shapes are checked; float32 whatever torch's default is.
             settings = cls.settings_of(known, tensors, options)
@@ -422,7 +422,7 @@ class QualityModel(
         except (InputError, TypeError) as error:
             if options and isinstance(error, InputError):
                 raise
-            raise WeightsError(f"{source} is not of such weights: config.json: {error}") from error
+            raise WeightsError(f"{source} is not of {cls.__name__} weights: config.json: {error}") from error
         others = set(there) - set(model.pathways)
         with torch.inference_mode(False):  # or gradients could never flow through the weights
             load_tensors(model, {k: v for k, v in tensors.items() if k.split(".")[0] not in others}, source)
@@ -492,6 +492,11 @@ class QualityModel(
             **({} if self.precision == "fp32" else {"precision": self.precision}),
             **({} if self.resolution is None else {"resolution": self.resolution}),
         }
+
+
+def _listed(pathways: Any) -> Sequence[Any]:
+    """The pathways that are asked for, if that is a list at all; the constructor looks at it."""
+    return pathways if isinstance(pathways, (list, tuple)) else ()
 
 
 def check_options(options: Iterable[str], known: Sequence[str]) -> None:
