@@ -48,7 +48,7 @@ from grepq_metric.training.semantic import PACKAGE, imagenet_backbone
 from grepq_metric.weights import load_tensors, read_tensors
 
 STATISTICS = Path(__file__).with_name("mdfs-lite.safetensors")
-"""Those of ``mdfs-lite``, of the photos that `benchmarks.pristine` names; the maps of these were kept in 16 bits before."""
+"""Those of ``mdfs-lite``, of the photos that `benchmarks.pristine` names."""
 STAGES = 5
 LEAST_SIDE = 64
 """Pixels that an image must have along each side: 4 cells of the coarsest map, in which there are 2 x 2 patches."""

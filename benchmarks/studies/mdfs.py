@@ -44,7 +44,7 @@ from grepq_metric.images import find_images
 STUDY = "mdfs"
 EVERY = 3
 """Of the pristine photos, one in so many is used."""
-DIGITS = 3
+DIGITS = 2
 """Behind the point, of the distances that are kept."""
 HALF = "at half the size"
 BOTH = "both sizes"
