@@ -547,10 +547,9 @@ def _whole_with_pillow(data: bytes, max_pixels: int) -> _Planes:
             if tags.get(_PLANES, 1) != 1:
                 raise InputError("a 16-bit RGB TIFF in separate planes: store its channels interleaved")
             return _deep(data, "TIFF")
-        places = [(offset, extents) for _, extents, offset, _ in getattr(image, "tile", ())]
         image.load()  # turns a TIFF upright, and removes the tag
         _check_size(*image.size, max_pixels)  # an icon tells only now
-        damage.check(data, image, places, lambda content: _open(io.BytesIO(content)))
+        damage.check(data, image, lambda content: _open(io.BytesIO(content)))
         return _pillow_planes(image, bits)
 
 
