@@ -128,6 +128,8 @@ def _scans(data: bytes) -> Iterator[_Scan]:
             found = _END_OF_SCAN.search(data, at)
             if found is None or len(frame) < 9 or len(frame) < 9 + 3 * frame[8] or len(segment) < 7 + 2 * segment[3]:
                 return
+            if len(set(frame[9 : 9 + 3 * frame[8] : 3])) < frame[8]:
+                return  # components of one name, which libjpeg gives names of its own
             components, (first, last, bits) = segment[4 : 4 + 2 * segment[3] : 2], segment[4 + 2 * segment[3] :][:3]
             if frame[0] != _PROGRESSIVE:
                 first, last, bits = 0, 63, 0  # whatever it says: libjpeg does not mind

@@ -162,7 +162,8 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, allow_truncated: 
         >>> read_image(path).shape
         torch.Size([3, 200, 320])
     """
-    data, damages = read_bytes(path), [] if allow_truncated else None
+    data = read_bytes(path)
+    damages: list[str] | None = [] if allow_truncated else None
     planes = _planes(data, path, max_pixels, damages)
     del data  # it may be half as large as the result
     for told in damages or ():
@@ -235,7 +236,14 @@ def image_header(data: bytes, name: str | Path) -> ImageHeader:
             return _raw_header(data)
         with _open(io.BytesIO(data)) as image:
             kind = image.format or "unknown"
-            return ImageHeader(*image.size, kind, kind in _ANIMATED and getattr(image, "is_animated", False))
+            return ImageHeader(*image.size, kind, kind in _ANIMATED and _is_animated(image))
+
+
+def _is_animated(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # the second frame is damaged, and the first one is what is read
+        return True
 
 
 def is_url(path: object) -> bool:
@@ -395,7 +403,7 @@ def _load_plugins() -> None:
         importlib.import_module("pillow_jxl")  # registers itself
 
 
-def _open(stream: BinaryIO) -> Image.Image:
+def _open(stream: BinaryIO) -> ImageFile.ImageFile:
     """As `Image.open`, without Pillow's own limit, which warns and raises at other numbers of pixels than ours."""
     _load_plugins()
     prefix = stream.read(16)
@@ -429,6 +437,8 @@ def _planes(data: bytes, name: str | Path, max_pixels: int, damages: list[str] |
             _check_size(width, height, max_pixels)
             return _deep(data, "PNG")
         while True:
+            if damages:
+                damages.clear()  # of the last try
             with _whole_files_only():
                 planes = _with_pillow(data, max_pixels, damages)
                 if not ImageFile.LOAD_TRUNCATED_IMAGES:  # as it was: else other code has set it meanwhile

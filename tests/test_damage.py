@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageFile
 
 from grepq_metric import InputError, Scorer, read_image
-from grepq_metric.images import decode_image
+from grepq_metric.images import decode_image, image_header
 from tests.command import grepq
 
 END = b"\xff\xd9"
@@ -119,6 +119,20 @@ def test_a_gif_that_ends_early_in_proper_form_is_an_error(pixels: np.ndarray):
         for cut in (2, 40, 89):
             with pytest.raises(InputError, match="truncated"):
                 decode_image(gif(photo, cut), "cut")
+
+
+def test_an_animation_is_read_if_its_first_frame_is_whole(pixels: np.ndarray):
+    others = [Image.fromarray(pixels[::-1]).convert("P"), Image.fromarray(pixels[:, ::-1]).convert("P")]
+    whole = saved(pixels, "GIF", "P", save_all=True, append_images=others)
+    expected, read = decode_image(whole, "whole"), 0
+    for end in range(0, len(whole), 7):
+        try:
+            assert torch.equal(decode_image(whole[:end], "cut"), expected)
+        except InputError:
+            continue
+        read += 1
+        assert image_header(whole[:end], "cut").width == 121
+    assert read > 100
 
 
 @pytest.mark.parametrize("kind", ["raw", "packbits", "jpeg", "16 bits"])

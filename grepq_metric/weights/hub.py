@@ -129,8 +129,9 @@ def _ask(repository: str, file: str, options: HubOptions) -> None:
         if not isinstance(kept, str):
             status = getattr(getattr(error, "response", None), "status_code", None)
             problem = f"the Hub answers {status}" if status else "cannot reach the Hub"
+            advice = "Check HF_TOKEN" if status in (401, 403) else "Try again"
             raise WeightsError(
-                f"{problem} for {file} of {repository} ({_reason(error)}), and it is not in the cache. Try again. {ADVICE}"
+                f"{problem} for {file} of {repository} ({_reason(error)}), and it is not in the cache. {advice}. {ADVICE}"
             ) from error
 
 
