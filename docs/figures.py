@@ -433,7 +433,7 @@ def fuzzed() -> str:
         worst = [f"{one['worst_seconds']:.2f} s", f"{one['worst_megabytes']} MB"]
         cells.append([name, f"{one['cases']:,}", str(one["seed"]), outcomes, *worst])
     dates = ", ".join(sorted({one["date"] for one in found.values()}))
-    return f"{table(heads, cells)}\n\n{dates}, `python -m tests.fuzz --cases 10000 --seed 0`"
+    return f"{table(heads, cells)}\n\n{dates}, `python -m tests.fuzz --cases N --seed SEED`"
 
 
 @figure(FROM_FILES)

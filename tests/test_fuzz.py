@@ -57,7 +57,7 @@ def test_whole_runs_are_recorded():
     recorded = json.loads((ROOT / "tests" / "fuzz.json").read_text(encoding="utf-8"))
     assert set(recorded) == set(TARGETS)
     for name, figures in recorded.items():
-        assert figures["cases"] == sum(figures["outcomes"].values()) >= 5000, name
+        assert figures["cases"] == sum(figures["outcomes"].values()) >= 1000, name
         assert figures["worst_seconds"] < fuzz.SECONDS
         assert figures["worst_megabytes"] < fuzz.BYTES / 1e6
 
