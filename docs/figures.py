@@ -437,6 +437,19 @@ def tiny_clip() -> str:
 
 
 @figure(FROM_FILES)
+def fuzzed() -> str:
+    found = json.loads((ROOT / "tests" / "fuzz.json").read_text(encoding="utf-8"))
+    heads = ["what was changed", "cases", "seed", "what came of them", "longest", "most memory"]
+    cells = []
+    for name, one in found.items():
+        outcomes = "; ".join(f"{outcome}: {count:,}" for outcome, count in one["outcomes"].items())
+        worst = [f"{one['worst_seconds']:.2f} s", f"{one['worst_megabytes']} MB"]
+        cells.append([name, f"{one['cases']:,}", str(one["seed"]), outcomes, *worst])
+    dates = ", ".join(sorted({one["date"] for one in found.values()}))
+    return f"{table(heads, cells)}\n\n{dates}, `python -m tests.fuzz --cases N --seed SEED`"
+
+
+@figure(FROM_FILES)
 def studies() -> str:
     cells = []
     for path in sorted(RESULTS.glob("*/*.json")):

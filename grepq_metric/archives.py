@@ -10,6 +10,7 @@ import os
 import posixpath
 import re
 import stat
+import struct
 import tarfile
 import threading
 import zipfile
@@ -37,6 +38,9 @@ _DAMAGE = (
     OSError,
     ValueError,
     NotImplementedError,
+    OverflowError,
+    IndexError,
+    struct.error,
 )
 _WITHIN = re.compile("|".join(re.escape(suffix) + r"[/\\]" for suffix in SUFFIXES), re.IGNORECASE)
 _OPEN = 4  # archives at once
@@ -153,7 +157,7 @@ class _Zip:
         self._infos = {
             _plain(info.filename): info
             for info in self._file.infolist()
-            if not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16)
+            if info.filename and not info.is_dir() and not stat.S_ISLNK(info.external_attr >> 16)
         }
 
     def names(self) -> Iterator[str]:

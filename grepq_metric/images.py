@@ -8,6 +8,7 @@ import io
 import mmap
 import struct
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +24,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError, features
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from grepq_metric import archives
+from grepq_metric import archives, damage
 from grepq_metric.errors import InputError
 from grepq_metric.inputs import check_range
 
@@ -57,6 +58,7 @@ MAX_PIXELS = 200_000_000
 _MODULES = {"pillow-heif": "pillow_heif", "pillow-jxl-plugin": "pillow_jxl", "rawpy": "rawpy"}
 _INSTALL = {"pillow-heif": '"grepq-metric[heic]"', "pillow-jxl-plugin": "pillow-jxl-plugin", "rawpy": '"grepq-metric[raw]"'}
 _RAW = (b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FUJIFILMCCD-RAW", b"FOVb")  # first bytes: ORF, RW2, RAF, X3F
+_REFUSED = ("EPS", "IPTC")  # Pillow has Ghostscript run the programs that the former is made of and the latter may hold
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF", "HEIF")  # not MPO: the second picture of a phone's JPEG is no next frame
 _UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {  # views: turning takes no memory
     2: lambda plane: plane[:, ::-1],
@@ -121,14 +123,14 @@ def find_images(folder: str | Path, recursive: bool = True, extensions: frozense
             yield path
 
 
-def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
+def read_image(path: str | Path, max_pixels: int = MAX_PIXELS, allow_truncated: bool = False) -> Tensor:
     """Read a photo as RGB, upright.
 
     The EXIF orientation is applied; grey becomes three equal channels; transparency is dropped, as pyiqa does; of an
     animation or a multi-page file the first image is read. 16-bit PNG and TIFF files keep their precision. 32-bit integers
     have no known white and are refused, as are 16-bit RGB TIFF files in separate planes, which no library here reads
-    rightly; floats must lie in [0, 1]. A truncated file is refused, whatever other code has told Pillow. Colour profiles are
-    not applied.
+    rightly; floats must lie in [0, 1]. A file that lacks a part of its picture is refused, whatever other code has told Pillow
+    and also where decoders fill the gap with grey. Colour profiles are not applied.
 
     HEIC and camera raw are read with packages of their own (the extras ``heic`` and ``raw``), in 8 bits. Camera raw is
     developed as LibRaw does by itself: with the white balance of the camera, in sRGB, and brightened until 1 % of the pixels
@@ -139,6 +141,8 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
     Args:
         path: the file; also one within a zip or tar archive, ``archive.zip/folder/photo.jpg``.
         max_pixels: a photo with more is refused before it is decoded. WebP and icons also have Pillow's limit, 179 million.
+        allow_truncated: of a file that lacks a part of its picture, take what its decoder makes of the rest, with a warning
+            that names it; what is missing is grey, black or transparent.
 
     Returns:
         ``(3, H, W)`` float32 in [0, 1].
@@ -159,19 +163,29 @@ def read_image(path: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
         torch.Size([3, 200, 320])
     """
     data = read_bytes(path)
-    planes = _planes(data, path, max_pixels)
+    damages: list[str] | None = [] if allow_truncated else None
+    planes = _planes(data, path, max_pixels, damages)
     del data  # it may be half as large as the result
+    for told in damages or ():
+        warnings.warn(f"{path} is read as far as it goes: {told}", stacklevel=2)
     return _as_tensor(planes, path)
 
 
-def decode_image(data: bytes, name: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
-    """The content of an image file as a tensor, as `read_image` returns it; `name` is for messages.
+def decode_image(data: bytes, name: str | Path, max_pixels: int = MAX_PIXELS, damages: list[str] | None = None) -> Tensor:
+    """The content of an image file as a tensor, as `read_image` returns it.
+
+    Args:
+        data: the content.
+        name: for messages.
+        max_pixels: as in `read_image`.
+        damages: where it is given, a file that lacks a part of its picture is read as far as it goes, and what is wrong with
+            it is added to this list.
 
     Raises:
         PixelLimitError: it has more than `max_pixels`; an `InputError`.
         InputError: it is not an image, is damaged or is in a format that is not read.
     """
-    return _as_tensor(_planes(data, name, max_pixels), name)
+    return _as_tensor(_planes(data, name, max_pixels, damages), name)
 
 
 def as_image(image: Any, name: str | Path, max_pixels: int = MAX_PIXELS) -> Tensor:
@@ -222,7 +236,14 @@ def image_header(data: bytes, name: str | Path) -> ImageHeader:
             return _raw_header(data)
         with _open(io.BytesIO(data)) as image:
             kind = image.format or "unknown"
-            return ImageHeader(*image.size, kind, kind in _ANIMATED and getattr(image, "is_animated", False))
+            return ImageHeader(*image.size, kind, kind in _ANIMATED and _is_animated(image))
+
+
+def _is_animated(image: Image.Image) -> bool:
+    try:
+        return bool(getattr(image, "is_animated", False))
+    except Exception:  # the second frame is damaged, and the first one is what is read
+        return True
 
 
 def is_url(path: object) -> bool:
@@ -382,11 +403,11 @@ def _load_plugins() -> None:
         importlib.import_module("pillow_jxl")  # registers itself
 
 
-def _open(stream: BinaryIO) -> Image.Image:
+def _open(stream: BinaryIO) -> ImageFile.ImageFile:
     """As `Image.open`, without Pillow's own limit, which warns and raises at other numbers of pixels than ours."""
     _load_plugins()
     prefix = stream.read(16)
-    for name in list(Image.ID):
+    for name in (name for name in list(Image.ID) if name not in _REFUSED):
         factory, accepts = Image.OPEN[name]
         with suppress(SyntaxError, IndexError, TypeError, struct.error):  # what plugins raise for what is not theirs
             answer = accepts is None or accepts(prefix)
@@ -407,7 +428,7 @@ class _Planes:
     turn: int = 1
 
 
-def _planes(data: bytes, name: str | Path, max_pixels: int) -> _Planes:
+def _planes(data: bytes, name: str | Path, max_pixels: int, damages: list[str] | None = None) -> _Planes:
     with _named(data, name):
         if _is_raw(data, name):
             return _developed(data, max_pixels)
@@ -416,8 +437,10 @@ def _planes(data: bytes, name: str | Path, max_pixels: int) -> _Planes:
             _check_size(width, height, max_pixels)
             return _deep(data, "PNG")
         while True:
+            if damages:
+                damages.clear()  # of the last try
             with _whole_files_only():
-                planes = _with_pillow(data, max_pixels)
+                planes = _with_pillow(data, max_pixels, damages)
                 if not ImageFile.LOAD_TRUNCATED_IMAGES:  # as it was: else other code has set it meanwhile
                     return planes
 
@@ -491,17 +514,52 @@ def _plane(array: np.ndarray, channel: int) -> np.ndarray:
     return plane
 
 
-def _with_pillow(data: bytes, max_pixels: int) -> _Planes:
-    with _open(io.BytesIO(data)) as image:
+def _with_pillow(data: bytes, max_pixels: int, damages: list[str] | None) -> _Planes:
+    """As Pillow decodes it. What is missing in the picture is an error, or noted in `damages`."""
+    try:
+        return _whole_with_pillow(data, max_pixels)
+    except PixelLimitError:
+        raise
+    except Exception as error:
+        if damages is None:
+            raise
+        planes = _rest_with_pillow(data, max_pixels, error)
+        damages.append(str(error))
+        return planes
+
+
+def _rest_with_pillow(data: bytes, max_pixels: int, error: Exception) -> _Planes:
+    """What Pillow makes of a file that is damaged, or else `error`."""
+    try:
+        ending = b"\xff\xd9" if data.startswith(b"\xff\xd8") else b""  # by which libjpeg ends with what it has
+        with _open(io.BytesIO(data + ending)) as image:
+            _check_size(*image.size, max_pixels)
+            if image.mode == "I;16" or isinstance(image, TiffImageFile):  # OpenCV reads all or nothing; libtiff not in order
+                raise error
+            try:
+                image.load()
+            except OSError:
+                image.tile = []
+                image.load()
+            return _pillow_planes(image)
+    except Exception:
+        raise error from None
+
+
+def _whole_with_pillow(data: bytes, max_pixels: int) -> _Planes:
+    with _open(io.BytesIO(damage.without_end(data))) as image:
         _check_size(*image.size, max_pixels)
         tags = dict(image.tag_v2) if isinstance(image, TiffImageFile) else {}
         bits = tuple(tags.get(_BITS, ()))
+        if isinstance(image, TiffImageFile):
+            damage.check_strips(data, image)
         if image.mode in ("RGB", "RGBA", "RGBX") and bits[:3] == (16, 16, 16):
             if tags.get(_PLANES, 1) != 1:
                 raise InputError("a 16-bit RGB TIFF in separate planes: store its channels interleaved")
             return _deep(data, "TIFF")
         image.load()  # turns a TIFF upright, and removes the tag
         _check_size(*image.size, max_pixels)  # an icon tells only now
+        damage.check(data, image, lambda content: _open(io.BytesIO(content)))
         return _pillow_planes(image, bits)
 
 

@@ -21,6 +21,7 @@ FACTS = ("sharpness", "noise", "exposure", "colourfulness", "blocking")
 """Columns of what `grepq_metric.facts` measures, in order."""
 TEXTS = ("path", "image", "error", "warning", "map", "kept", "facts", "weights_id")
 """Columns of CSV files that are text, whatever they hold."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")  # how cells begin that a spreadsheet computes
 
 
 def is_table(path: str | Path) -> bool:
@@ -73,6 +74,22 @@ def read_table(path: str | Path, columns: Collection[str] = ()) -> list[Row]:
     if missing := [name for name in columns if name not in there]:
         raise InputError(f"{path} has no column {missing[0]!r}, it has {', '.join(map(repr, there)):.200}")
     return rows
+
+
+def path_cell(path: str) -> str:
+    """A path as a cell of a CSV file: with ``./`` before it, by which it leads where it did, if it would be a formula.
+
+    Examples:
+        >>> from grepq_metric.tables import path_cell
+        >>> path_cell("=1+1.jpg"), path_cell("1+1.jpg")
+        ('./=1+1.jpg', '1+1.jpg')
+    """
+    return f"./{path}" if path.startswith(_FORMULA) else path
+
+
+def text_cell(text: str) -> str:
+    """Text as a cell of a CSV file: what a spreadsheet would take for a formula has an apostrophe before it."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def need_pyarrow() -> ModuleType:

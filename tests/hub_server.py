@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import re
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -22,7 +24,10 @@ class HubServer:
         faults: names of faults: ``truncate`` (half of the content under the right size), ``wrong-hash`` (other content
             under the stated hash), ``error`` (status 500), ``status-403`` and the like, ``unauthorised`` (status 401 for
             uploads), ``portal`` (a page in place of everything), ``page`` (a page as content of every file), ``escape`` (an
-            ETag that is a path), ``wait`` (downloads are to be tried again in an hour), ``redirect`` (to itself).
+            ETag that is a path), ``wait`` (downloads are to be tried again in an hour), ``redirect`` (to itself),
+            ``elsewhere`` (downloads come from the server `other`), ``headers-drip`` and ``drip`` (headers or content byte by
+            byte), ``skew`` (its clock is wrong by decades).
+        other: address of another server.
         requests: ``(method, path, authorization)`` of every request.
     """
 
@@ -36,6 +41,7 @@ class HubServer:
         """Forget repositories, faults, uploads and requests."""
         self.repositories: dict[str, dict[str, bytes | Path]] = {}
         self.faults: set[str] = set()
+        self.other = ""
         self.requests: list[tuple[str, str, str | None]] = []
         self.uploads: dict[str, bytes] = {}
         self._digests: dict[int, str] = {}
@@ -129,6 +135,12 @@ class _Handler(BaseHTTPRequestHandler):
         if "redirect" in self.hub.faults:
             self._send(302, b"", Location=self.path)
             return
+        if "headers-drip" in self.hub.faults:
+            self._drip(b"HTTP/1.1 200 OK\r\n" + b"X-More: and more\r\n" * 1000)
+            return
+        if "elsewhere" in self.hub.faults and body:
+            self._send(302, b"", Location=self.hub.other + self.path)
+            return
         if "wait" in self.hub.faults and body:
             self._send(429, b"{}", **{"Retry-After": "3600"})
             return
@@ -162,6 +174,9 @@ class _Handler(BaseHTTPRequestHandler):
         start = int(match[1]) if (match := re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))) else 0
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            if start >= len(content):
+                self._send(416, b"", **{"Content-Range": f"bytes */{len(content)}"})
+                return
         part = content[start:]
         self.send_response(206 if start else 200)
         for key, value in {**headers, "Content-Length": str(len(part))}.items():
@@ -171,7 +186,21 @@ class _Handler(BaseHTTPRequestHandler):
             if "truncate" in self.hub.faults:
                 part = part[: len(part) // 2]
                 self.close_connection = True
-            self.wfile.write(part)
+            if "drip" in self.hub.faults:
+                self._drip(part)
+            else:
+                self.wfile.write(part)
+
+    def _drip(self, content: bytes) -> None:
+        """Until the client has had enough."""
+        self.close_connection = True
+        with contextlib.suppress(OSError):
+            for i in range(len(content)):
+                self.wfile.write(content[i : i + 1])
+                time.sleep(0.1)
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return super().date_time_string(0 if "skew" in self.hub.faults else timestamp)
 
     def _json(self, value) -> None:
         self._send(200, json.dumps(value).encode(), **{"Content-Type": "application/json"})

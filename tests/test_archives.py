@@ -183,6 +183,14 @@ def test_encrypted_photos_are_told(files, tmp_path):
     assert [row["error"] for row in rows[1:]] == [None, None]
 
 
+def test_a_file_without_a_name_is_left_out(files, tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("NAMELESS", b"no photo")
+        archive.writestr("a.png", files["stereo.png"])
+    (tmp_path / "photos.zip").write_bytes((tmp_path / "photos.zip").read_bytes().replace(b"NAMELESS", bytes(8)))
+    assert list(members(tmp_path / "photos.zip")) == ["a.png"]
+
+
 def test_links_and_devices_are_left_out(files, tmp_path):
     (tmp_path / "secret.png").write_bytes(files["stereo.png"])
     with tarfile.open(tmp_path / "photos.tar", "w") as archive:

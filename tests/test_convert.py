@@ -10,6 +10,7 @@ from grepq_metric.catalog import CLIP_RN50
 from grepq_metric.files import sha256
 from grepq_metric.weights import HubOptions
 from grepq_metric.weights.convert import convert as parts_of
+from tests.hostile import Payload
 from tests.reference import reference, reference_encoder
 
 h5py = pytest.importorskip("h5py", reason="reading the authors' patches needs h5py (extra: convert)")
@@ -156,16 +157,6 @@ def test_swapped_and_damaged_files_are_refused(released, clip_file, tmp_path):
         file["data"] = (255 * torch.rand(4, 3, 96, 96)).numpy()
     with pytest.raises(WeightsError, match="outside"):
         convert(released["low"], None, tmp_path / "bytes.hdf5", None)
-
-
-class Payload:
-    """Would write a file if it were unpickled."""
-
-    def __init__(self, target):
-        self.target = target
-
-    def __reduce__(self):
-        return open, (str(self.target), "w")
 
 
 def test_a_pickle_runs_no_code(released, tmp_path):

@@ -379,7 +379,7 @@ def test_the_selection_is_exported_for_a_spreadsheet(opened, tmp_path):
         time.sleep(0.1)
     with file.open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream))
-    assert [row["path"] for row in rows] == ["trip/late/05.jpg", EVIL, ENDS, f"'{FORMULA}", "twin.jpg"]
+    assert [row["path"] for row in rows] == ["trip/late/05.jpg", EVIL, ENDS, f"./{FORMULA}", "twin.jpg"]
     assert {row["label"] for row in rows} == {"'-x"}
     assert float(rows[-1]["score"]) == 0.33
     find(opened, "#clear").click()

@@ -1,5 +1,6 @@
 """Promises of the Hub: the real client downloads from (a local copy of) its API, and every fault is one clear message."""
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -19,7 +20,7 @@ from grepq_metric.catalog import CLIP_RN50
 from grepq_metric.files import sha256
 from grepq_metric.weights import folder
 from grepq_metric.weights import hub as weights_hub
-from tests.hub_server import COMMIT
+from tests.hub_server import COMMIT, HubServer
 
 SCORE = "import sys; from grepq_metric import GRepQ; print(GRepQ.from_pretrained(sys.argv[1]).weights_id)"
 PINNED = "import sys; from tests.test_hub import pin, catalog; catalog.ENTRIES = pin(sys.argv.pop()); "
@@ -224,6 +225,70 @@ def test_a_failed_download_leaves_a_cache_that_works_next_time(own_weights, hub,
         GRepQ.from_pretrained(own_weights, cache_dir=tmp_path)
     hub.faults.clear()
     assert GRepQ.from_pretrained(own_weights, cache_dir=tmp_path).weights_id.startswith("grepq-ll-")
+
+
+@pytest.mark.parametrize(("status", "message"), [(401, "401.*Check HF_TOKEN"), (404, "404"), (416, "416")])
+def test_other_statuses_are_one_message_at_once(own_weights, hub, tmp_path, status, message):
+    hub.faults.add(f"status-{status}")
+    began = time.monotonic()
+    with pytest.raises(WeightsError, match=message):
+        GRepQ.from_pretrained(own_weights, cache_dir=tmp_path)
+    assert time.monotonic() - began < 5
+    hub.faults.clear()
+    assert GRepQ.from_pretrained(own_weights, cache_dir=tmp_path).weights_id.startswith("grepq-ll-")
+
+
+@pytest.mark.parametrize("fault", ["headers-drip", "drip"])
+def test_a_server_that_sends_byte_by_byte_is_given_up(own_weights, hub, tmp_path, monkeypatch, fault):
+    monkeypatch.setattr(weights_hub, "STALLED", 1.0)
+    hub.faults.add(fault)
+    began = time.monotonic()
+    with pytest.raises(WeightsError, match="nothing has come for 1 seconds"):
+        GRepQ.from_pretrained(own_weights, cache_dir=tmp_path)
+    assert time.monotonic() - began < 10
+    hub.faults.clear()
+    assert GRepQ.from_pretrained(own_weights, cache_dir=tmp_path / "other").weights_id.startswith("grepq-ll-")
+
+
+@pytest.mark.parametrize("fault", [None, "wrong-hash", "truncate", "error", "portal"])
+def test_content_from_elsewhere_is_checked_and_is_not_told_the_token(own_weights, hub, tmp_path, fault):
+    other = HubServer()
+    other.start()
+    try:
+        other.repositories.update(hub.repositories)
+        other.faults.update({fault} - {None})
+        hub.other = other.url.replace("127.0.0.1", "localhost")
+        hub.faults.add("elsewhere")
+        if fault is not None:
+            with pytest.raises(WeightsError, match=r"[Tt]ry again"):
+                GRepQ.from_pretrained(own_weights, cache_dir=tmp_path, token="hf_secret")
+            other.faults.clear()
+        found = GRepQ.from_pretrained(own_weights, cache_dir=tmp_path, token="hf_secret")
+        assert found.weights_id == GRepQ.from_pretrained("grepq-ll").weights_id
+        assert other.requests
+        assert {authorization for _, _, authorization in other.requests} == {None}
+    finally:
+        other.stop()
+
+
+def test_an_unfinished_file_that_is_too_long_does_not_stay_in_the_way(own_weights, hub, tmp_path):
+    """The server answers 416: there is nothing behind what is there."""
+    content = hub.content("tester/mine", "model.safetensors")
+    blobs = tmp_path / "models--tester--mine" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / f"{hub.digest(content)}.incomplete").write_bytes(bytes(len(content) + 5))
+    with contextlib.suppress(WeightsError):  # once, if at all
+        GRepQ.from_pretrained(own_weights, cache_dir=tmp_path)
+    assert GRepQ.from_pretrained(own_weights, cache_dir=tmp_path).weights_id.startswith("grepq-ll-")
+
+
+def test_a_clock_that_is_wrong_does_not_matter(own_weights, hub, tmp_path, monkeypatch):
+    real = time.time
+    for years, fault in ((30, None), (-30, None), (0, "skew")):
+        hub.faults.update({fault} - {None})
+        monkeypatch.setattr(time, "time", lambda years=years: real() + years * 365 * 86400)
+        cache = tmp_path / f"{years}{fault}"
+        assert GRepQ.from_pretrained(own_weights, cache_dir=cache).weights_id.startswith("grepq-ll-")
 
 
 def test_a_clip_of_another_kind_is_refused(hub, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import pytest
 from tests.source import Module, imports, is_private, modules
 
 FLOORS = (
-    ("archives", "catalog", "devices", "errors", "files", "tables"),
+    ("archives", "catalog", "damage", "devices", "errors", "files", "tables"),
     ("facts", "images", "inputs", "pages", "pathways", "reference", "weights"),
     ("models",),
     ("heads", "loss", "scoring", "training"),

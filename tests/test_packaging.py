@@ -15,6 +15,7 @@ import grepq_metric
 from grepq_metric.catalog import HEADS
 
 ROOT = Path(__file__).parents[1]
+CI = ROOT / ".ci"
 EXTRAS = {"convert", "heic", "onnx", "parquet", "plot", "raw", "ray", "torchmetrics", "train"}
 """What a user of the wheel can use. What a clone needs, tests, lint, documentation and benchmarks, are dependency groups."""
 LARGEST = 100_000
@@ -44,8 +45,29 @@ def test_the_wheel_holds_what_users_need(wheel: Path):
     assert "grepq_metric/py.typed" in sizes
     assert sum(size for name, size in sizes.items() if "/assets/" in name) <= 40e6
     assert [name for name in sizes if name.endswith(".pth")] == ["grepq_metric_autoload.pth"]
-    tops = {name.partition("/")[0] for name in sizes}
-    assert tops == {"grepq_metric", "grepq_metric_autoload.pth", f"grepq_metric-{grepq_metric.__version__}.dist-info"}
+    assert f"grepq_metric-{grepq_metric.__version__}.dist-info/METADATA" in sizes
+    listed = subprocess.run([sys.executable, CI / "wheel.py", wheel], capture_output=True, text=True)
+    assert listed.returncode == 0, listed.stderr
+
+
+def test_what_is_not_expected_in_a_wheel_is_named(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "a.whl", "w") as archive:
+        for name in ("grepq_metric/model.py", "grepq_metric/secret.key", "other/x.py"):
+            archive.writestr(name, "")
+    listed = subprocess.run([sys.executable, CI / "wheel.py", tmp_path / "a.whl"], capture_output=True, text=True)
+    assert listed.returncode == 1
+    assert "not expected: grepq_metric/secret.key" in listed.stderr
+    assert "not expected: other/x.py" in listed.stderr
+    assert "not expected: grepq_metric/model.py" not in listed.stderr
+    assert "missing: grepq_metric/py.typed" in listed.stderr
+
+
+def test_an_audit_that_can_not_be_made_is_skipped_in_plain_sight_and_soon():
+    code = f"import runpy, sys; sys.argv = ['audit']; module = runpy.run_path({str(CI / 'audit.py')!r}, run_name='audit')"
+    code += "\nmodule['reachable'].__globals__['SERVICE'] = 'http://127.0.0.1:9/'; sys.exit(module['main']())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0
+    assert done.stdout.startswith("SKIPPED: no audit of packages")
 
 
 @pytest.mark.slow

@@ -122,10 +122,10 @@ def test_whatever_goes_wrong_in_reading_is_one_error(
 
     original = module.decode_image
 
-    def fails(data: bytes, name: str, max_pixels: int) -> Tensor:
+    def fails(data: bytes, name: str, max_pixels: int, damages: list[str] | None) -> Tensor:
         if name == paths[0]:
             raise RuntimeError("can't allocate memory")
-        return original(data, name, max_pixels)
+        return original(data, name, max_pixels, damages)
 
     monkeypatch.setattr(module, "decode_image", fails)
     assert scorer({"path": paths[:2]})["error"] == ["can't allocate memory", None]

@@ -27,6 +27,7 @@ from grepq_metric.training.sanity import look
 from grepq_metric.training.views import ContrastiveDataset
 from tests.command import GREPQ, grepq
 from tests.conftest import randomise
+from tests.hostile import Payload
 from tests.test_training import SMALL, contents, on_the_cpu  # noqa: F401
 
 pytestmark = pytest.mark.filterwarnings("ignore:these weights hardly tell", "ignore:.* pristine patches for 128")
@@ -226,10 +227,14 @@ def test_a_damaged_checkpoint_is_named(contents, cache, tmp_path):  # noqa: F811
     train_low(contents, tmp_path, cache=cache, stop_after=1, **QUICK)
     checkpoint = tmp_path / "training/checkpoint.pt"
     whole = checkpoint.read_bytes()
-    for damaged in (b"", whole[: len(whole) // 2], b"x" * 1000):
+    torch.save({"step": 1, "settings": Payload(tmp_path / "owned")}, checkpoint)
+    hostile = checkpoint.read_bytes()
+    for damaged in (b"", whole[: len(whole) // 2], b"x" * 1000, hostile):
         checkpoint.write_bytes(damaged)
-        with pytest.raises(TrainingError, match=r"checkpoint\.pt is damaged"):
+        with pytest.raises(TrainingError, match=r"checkpoint\.pt is damaged") as caught:
             train_low(contents, tmp_path, cache=cache, resume=True, **QUICK)
+        assert "weights_only" not in str(caught.value)  # torch's advice to run what is in it
+    assert not (tmp_path / "owned").exists()
 
 
 @pytest.mark.parametrize("during", ["step", "sample"])

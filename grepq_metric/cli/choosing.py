@@ -15,7 +15,7 @@ from grepq_metric.cli.photos import identity
 from grepq_metric.cli.writers import SCORES, Row, one_line, refuse_existing
 from grepq_metric.errors import InputError
 from grepq_metric.files import whole_file
-from grepq_metric.tables import FACTS
+from grepq_metric.tables import FACTS, path_cell
 
 KEPT = {True: "yes", False: "no", None: None}
 """In the column ``kept``; None: the photo has no value."""
@@ -156,7 +156,7 @@ class Choosing:
         told = [f"{self.kept} kept, {number} rejected: {self.column} below {choice.keep_above:g}"]
         if choice.list_rejects is not None:
             with whole_file(choice.list_rejects) as part, part.open("w", encoding="utf-8", errors="surrogateescape") as stream:
-                stream.writelines(f"{path}\n" for path in self.rejects)
+                stream.writelines(f"{path_cell(path)}\n" for path in self.rejects)
             told.append(f"rejected photos are listed in {choice.list_rejects}")
         if choice.move_rejects is not None and not choice.apply:
             told.append(f"--apply would move {number} {_photos(number)} to {choice.move_rejects}; nothing was moved")

@@ -13,6 +13,7 @@ from grepq_metric import archives
 from grepq_metric.cli.writers import Format, Row, as_text, is_regular, read_rows, rows_file
 from grepq_metric.errors import InputError
 from grepq_metric.files import disk_error, whole_file
+from grepq_metric.tables import path_cell
 
 State: TypeAlias = "tuple[int, int]"
 """Of a file: its size in bytes, and its time of modification in nanoseconds."""
@@ -152,7 +153,8 @@ class Previous:
         self.source, self.stored = (journal, Format.jsonl) if journal.exists() and journal != output else (output, format)
         self.columns: list[str] = self._facts["columns"]
         self.states = self.record.states()
-        self._escaped = {text: path for path in self.states if (text := as_text(path)) != path}
+        written = path_cell if self.stored is Format.csv else as_text
+        self._escaped = {text: path for path in self.states if (text := written(path)) != path}
         self.done = {path for row in self._rows() if row["error"] is None and self._unchanged(path := self._path(row))}
 
     @classmethod

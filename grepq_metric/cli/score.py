@@ -234,6 +234,11 @@ def score(
     max_pixels: float = typer.Option(
         200, metavar="MEGAPIXELS", help="Refuse photos above this many million pixels, each of which takes up to 16 bytes."
     ),
+    allow_truncated: bool = typer.Option(
+        False,
+        "--allow-truncated",
+        help="Score photos that lack a part of their picture as far as they can be read, with a warning. Default: an error.",
+    ),
 ) -> None:
     """Score photos; higher is better.
 
@@ -243,6 +248,7 @@ def score(
     file = None if output is None else Path(output)
     given = {"precision": precision, "speed": speed, "resolution": resolution}
     modes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    modes["allow_truncated"] = allow_truncated
     choice = Choice(sort, worst, best, keep_above, by, list_rejects, move_rejects, apply, overwrite)
     wanted = {"percentile": percentile or xmp, "points": points, "facts": facts}
     modes["extras"] = tuple({*(name for name, asked in wanted.items() if asked), *choice.extras(head)})

@@ -19,7 +19,7 @@ from grepq_metric import catalog
 from grepq_metric.cli.photos import identity
 from grepq_metric.errors import InputError
 from grepq_metric.files import disk_error, whole_file
-from grepq_metric.tables import FACTS
+from grepq_metric.tables import FACTS, path_cell, text_cell
 
 Value: TypeAlias = str | int | float | None
 Row: TypeAlias = Mapping[str, Value]
@@ -29,6 +29,8 @@ PERCENT = ("percentile", "points")
 """Of these, those from 0 to 100, of which people read one decimal."""
 REMARKS = ("kept", "facts", "map", "warning", "error")
 """Columns of text that only some rows have; people read them behind the path."""
+PATHS = ("path", "map")
+"""Columns of text that name files."""
 SIZES = ("width", "height")
 """Columns of whole numbers."""
 
@@ -110,7 +112,7 @@ class TableWriter:
 
 
 class CsvWriter:
-    """Comma-separated values with a header; an absent value is empty."""
+    """Comma-separated values with a header; an absent value is empty, and no cell is a formula to a spreadsheet."""
 
     def __init__(self, columns: Sequence[str]) -> None:
         self.columns = columns
@@ -121,11 +123,17 @@ class CsvWriter:
 
     def row(self, row: Row) -> str:
         """One result."""
-        return self._line([_rounded(name, row[name]) for name in self.columns])
+        return self._line([self._cell(name, row[name]) for name in self.columns])
 
     def end(self) -> str:
         """Nothing."""
         return ""
+
+    @staticmethod
+    def _cell(name: str, value: Value) -> Value:
+        if isinstance(value, str):
+            return path_cell(value) if name in PATHS else text_cell(value)
+        return _rounded(name, value)
 
     def _line(self, values: Sequence[Value]) -> str:
         text = io.StringIO(newline="")

@@ -17,7 +17,7 @@ import numpy as np
 
 from grepq_metric.errors import InputError
 from grepq_metric.files import whole_file
-from grepq_metric.tables import header
+from grepq_metric.tables import header, path_cell
 
 LARGEST = 1e100
 """No scale of opinions reaches so far, and squares of what is larger overflow."""
@@ -290,7 +290,7 @@ def _check_names(names: Sequence[str]) -> None:
 def _write_rows(stream: TextIO, names: Sequence[str]) -> None:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["image", "mos"])
-    writer.writerows([name, ""] for name in names)
+    writer.writerows([path_cell(name), ""] for name in names)
 
 
 def _absolute(photo: Path) -> Path:

@@ -9,6 +9,7 @@ environment), and ``import grepq_metric``.
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -44,7 +45,10 @@ def find_spec(fullname: str, path: Sequence[str] | None = None, target: ModuleTy
 
         def execute_and_add(module: ModuleType) -> None:
             execute(module)
-            add_records(module)
+            try:
+                add_records(module)
+            except Exception as error:  # pyiqa is to be imported all the same
+                warnings.warn(f"the metrics of grepq-metric could not be added to pyiqa: {error!r}", stacklevel=2)
 
         spec.loader.exec_module = execute_and_add  # type: ignore[method-assign]
     return spec

@@ -112,6 +112,8 @@ class Scorer:
         reference: of the percentiles: a table of scores that `read_table` reads, or a `Reference`; None: the packaged one.
         batch_size: photos of one size that follow each other and go through the network at once; None: what is quickest,
             one on a CPU. Scores do not depend on it (1e-6).
+        allow_truncated: score files that lack a part of their picture as far as they can be read, with a warning in their
+            rows; they are errors otherwise.
         options: of `GRepQ.from_pretrained`, such as ``precision`` and ``resolution``.
 
     Raises:
@@ -143,6 +145,7 @@ class Scorer:
         extras: Collection[str] = (),
         reference: str | Path | Reference | None = None,
         batch_size: int | None = None,
+        allow_truncated: bool = False,
         **options: Any,
     ) -> None:
         if isinstance(extras, str) or any(name not in EXTRAS for name in extras):
@@ -170,7 +173,7 @@ class Scorer:
         self.device, self.interval, self.max_pixels, self.batch_size = device, interval, max_pixels, batch_size
         self.extras = tuple(name for name in EXTRAS if name in extras)
         self.reference = os.path.abspath(reference) if isinstance(reference, (str, Path)) else reference
-        self.options = options
+        self.allow_truncated, self.options = allow_truncated, options
         self._loaded: _Loaded | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -208,6 +211,7 @@ class Scorer:
             "weights_id": self._load().weights_id,
             "head": None if self.head is None else sha256(headfile.find(self.head)),
             "interval": self.interval,
+            "allow_truncated": self.allow_truncated,
             "reference": None if (reference := self._load().reference) is None else reference.digest,
             "options": {name: list(v) if isinstance(v, tuple) else v for name, v in sorted(self.options.items())},
         }
@@ -299,7 +303,7 @@ class Scorer:
             InputError: it can't be read.
             FileNotFoundError: it is not there.
         """
-        kind, content = item.kind, item.content
+        kind, content, damages = item.kind, item.content, list[str]()
         if kind == "image" and isinstance(content, Mapping):
             kind = "bytes" if content.get("bytes") is not None else "path"
             content = content.get(kind)
@@ -311,9 +315,10 @@ class Scorer:
             if kind == "bytes" and not isinstance(content, (bytes, bytearray, memoryview)):
                 raise InputError(f"expected the bytes of an image file, got {type(content).__name__}")
             data = read_bytes(os.fspath(content)) if kind == "path" else bytes(content)
-            image = decode_image(data, item.name, self.max_pixels)
+            image = decode_image(data, item.name, self.max_pixels, damages if self.allow_truncated else None)
             animated = image_header(data, item.name).animated
-        warnings = ["first of several frames or pages"] if animated else []
+        warnings = [f"damaged, scored as far as it can be read: {told}" for told in damages]
+        warnings += ["first of several frames or pages"] if animated else []
         if min(image.shape[1:]) < (least := self.model.least_side):
             warnings.append(f"below {least} pixels on a side, padded")
         # By NumPy: each thread in which torch computes gets threads of its own, which wait busily (a third of the rate).
@@ -454,13 +459,14 @@ def score_files(
     extras: Collection[str] = (),
     reference: str | Path | Reference | None = None,
     batch_size: int | None = None,
+    allow_truncated: bool = False,
     **options: Any,
 ) -> Iterator[Row]:
     """Rows of photo files, in the order of their paths, as they are computed; memory does not grow with their number.
 
     Args:
         paths: photo files; an iterator is drawn from as it is needed.
-        weights, head, device, interval, max_pixels, extras, reference, batch_size, options: see `Scorer`.
+        weights, head, device, interval, max_pixels, extras, reference, batch_size, allow_truncated, options: see `Scorer`.
         jobs: processes that score; more than one need the ``if __name__ == "__main__":`` of Python's multiprocessing, and
             share the threads of this one.
 
@@ -486,6 +492,7 @@ def score_files(
     if isinstance(paths, (str, os.PathLike)):
         raise InputError(f"expected a list of photos, got one path: [{os.fspath(paths)!r}]")
     limits: dict[str, Any] = {"interval": interval, "max_pixels": max_pixels, "batch_size": batch_size}
+    limits["allow_truncated"] = allow_truncated
     scorer = Scorer(weights, head, device, extras=extras, reference=reference, **limits, **options)
     items = (Item(os.fspath(path), path) for path in paths)
     return ({"path": item.name, **row} for item, row in _streamed(scorer, items, jobs))

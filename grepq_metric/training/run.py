@@ -349,7 +349,9 @@ class Run:
         try:
             state = torch.load(self.checkpoint, map_location=self.world.device, weights_only=True)
             there, step = dict(state["settings"]), int(state["step"])
-        except (RuntimeError, ValueError, TypeError, KeyError, EOFError, pickle.UnpicklingError) as error:
+        except pickle.UnpicklingError as error:  # whose text advises to run the code
+            raise TrainingError(f"{self.checkpoint} is damaged or holds more than tensors: restore or delete it") from error
+        except (RuntimeError, ValueError, TypeError, KeyError, EOFError) as error:
             raise TrainingError(f"{self.checkpoint} is damaged ({error}): restore or delete it, or start anew") from error
         here = json.loads(json.dumps(self.settings))
         different = sorted(key for key in {*there, *here} if there.get(key) != here.get(key))

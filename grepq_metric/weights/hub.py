@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import huggingface_hub
 from huggingface_hub.errors import (
@@ -33,7 +34,9 @@ ADVICE = "Set HF_ENDPOINT to a mirror, pass a weights folder, or use grepq-ll, w
 ANSWER = 10.0
 """Seconds to wait for the Hub's first answer."""
 STALLED = 60.0
-"""Seconds without a new byte after which a download is given up; the client would wait as long as the server asks."""
+"""Seconds in which `LEAST` bytes must come, or a download is given up: the client would wait as long as it is told."""
+LEAST = 60_000
+_T = TypeVar("_T")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SAFE_ETAG = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]*")
 
@@ -111,7 +114,8 @@ def _ask(repository: str, file: str, options: HubOptions) -> None:
         return  # a commit never changes: the client does not ask either
     url = huggingface_hub.hf_hub_url(repository, file, revision=options.revision)
     try:
-        found = huggingface_hub.get_hf_file_metadata(url, token=options.token, timeout=ANSWER)
+        # The client's timeout is for each byte, and headers may come one by one.
+        found = _bounded(lambda: huggingface_hub.get_hf_file_metadata(url, token=options.token, timeout=ANSWER), lambda: 0)
         if found.commit_hash is None or found.etag is None:
             raise FileMetadataError("what answers is no Hub: a captive portal, a proxy, or a wrong HF_ENDPOINT")
         # The client makes a file name of it.
@@ -125,8 +129,9 @@ def _ask(repository: str, file: str, options: HubOptions) -> None:
         if not isinstance(kept, str):
             status = getattr(getattr(error, "response", None), "status_code", None)
             problem = f"the Hub answers {status}" if status else "cannot reach the Hub"
+            advice = "Check HF_TOKEN" if status in (401, 403) else "Try again"
             raise WeightsError(
-                f"{problem} for {file} of {repository} ({_reason(error)}), and it is not in the cache. Try again. {ADVICE}"
+                f"{problem} for {file} of {repository} ({_reason(error)}), and it is not in the cache. {advice}. {ADVICE}"
             ) from error
 
 
@@ -143,9 +148,9 @@ def _download(repository: str, file: str, options: HubOptions) -> str:
     )
 
 
-def _bounded(download: Callable[[], str], progress: Callable[[], int]) -> str:
-    """The result of `download`, or a TimeoutError where `progress` has stood still for `STALLED` seconds."""
-    outcome: list[str] = []
+def _bounded(download: Callable[[], _T], progress: Callable[[], int]) -> _T:
+    """The result of `download`, or a TimeoutError where `progress` was less than `LEAST` in `STALLED` seconds."""
+    outcome: list[_T] = []
     failure: list[BaseException] = []
 
     def work() -> None:
@@ -160,10 +165,10 @@ def _bounded(download: Callable[[], str], progress: Callable[[], int]) -> str:
     while thread.is_alive():
         thread.join(0.2)
         now = progress()
-        if now != last:
+        if not last <= now < last + LEAST:  # less: an unfinished file was moved or begun anew
             last, since = now, time.monotonic()
         elif time.monotonic() - since > STALLED:
-            raise TimeoutError(f"nothing has come for {STALLED:g} seconds")
+            raise TimeoutError(f"{'nothing' if now == last else 'next to nothing'} has come for {STALLED:g} seconds")
     if failure:
         raise failure[0]
     return outcome[0]

@@ -15,6 +15,7 @@ import scipy.stats
 from benchmarks.harness.items import PHOTOS
 from benchmarks.harness.report.rows import FROM_FILE, MEASURED, PUBLISHED, Report, ReportRow
 from benchmarks.harness.results import FIGURES
+from grepq_metric.tables import text_cell
 
 HEADINGS = {
     "name": "metric",
@@ -167,8 +168,15 @@ def comma_separated(report: Report) -> str:
     writer = csv.DictWriter(stream, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: " ".join(map(str, value)) if isinstance(value, list) else value for key, value in row.items()})
+        writer.writerow({key: _csv_cell(value) for key, value in row.items()})
     return stream.getvalue()
+
+
+def _csv_cell(value: Any) -> Any:
+    if isinstance(value, list):
+        text = " ".join(map(str, value))
+        return text_cell(text) if any(isinstance(one, str) for one in value) else text
+    return text_cell(value) if isinstance(value, str) else value
 
 
 def summary(report: Report) -> dict[str, Any]:

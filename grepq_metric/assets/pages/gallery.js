@@ -461,16 +461,17 @@ function choose(row, range = false) {
   selected();
 }
 
-function csvCell(value) {
+function csvCell(value, mark = "'") { // the mark is for what a spreadsheet would run
   if (value === null || value === undefined) return "";
   if (typeof value === "number") return String(value);
-  const safe = /^[=+\-@\t\r]/.test(value) ? `'${value}` : value; // a spreadsheet would run it
+  const safe = /^[=+\-@\t\r\n]/.test(value) ? mark + value : value;
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }
 
 function csv() {
   const columns = [["path", data.paths], ...Object.entries(data.numbers), ...Object.entries(data.texts)];
-  const rows = [...chosen].sort((a, b) => a - b).map((row) => columns.map(([, values]) => csvCell(values[row])));
+  const rows = [...chosen].sort((a, b) => a - b)
+    .map((row) => columns.map(([, values], column) => csvCell(values[row], column ? "'" : "./")));
   return [columns.map(([name]) => csvCell(name)), ...rows].map((cells) => `${cells.join(",")}\n`).join("");
 }
 
