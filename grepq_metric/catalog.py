@@ -73,7 +73,19 @@ class Entry:
     constants: Mapping[str, float] = field(default_factory=dict)
     clip: HubFile | None = None
 
+    @property
+    def note(self) -> str:
+        """What whoever quotes its scores must know, a sentence; empty: nothing."""
+        return "" if self.clip is None else PLAIN_CLIP_NOTE
 
+
+PLAIN_CLIP = "OpenAI CLIP RN50, not fine-tuned"
+"""How the record of a high-level pathway begins, ``provenance["high"]``, that is CLIP as OpenAI released it."""
+PLAIN_CLIP_NOTE = (
+    "its high-level pathway is OpenAI's CLIP as it is, and not the network that GRepQ's authors fine-tuned: do not quote its "
+    "scores as those of their paper. `grepq convert` makes weights of the authors' files"
+)
+"""What is said of such weights wherever their scores could be quoted."""
 # Revision and hash as three independent projects pin them (searched 2026-11-24); the file itself could not be fetched here.
 CLIP_RN50 = HubFile(
     repository="timm/resnet50_clip.openai",

@@ -58,6 +58,7 @@ def test_all_files_give_the_numbers_of_the_formulas(released, clip_file, patches
     model.save_pretrained(tmp_path)
     loaded = GRepQ.from_pretrained(tmp_path)
     assert loaded.weights_id == model.weights_id
+    assert loaded.note == ""  # nothing stands between these weights and the paper's name
     assert loaded.provenance["pristine_patches"] == len(patches)
     assert {"low_sha256", "high_sha256", "pristine_sha256", "clip_sha256"} <= set(loaded.provenance)
     expected = reference(loaded, photos["rocket"])

@@ -160,6 +160,20 @@ def test_tables_use_short_names_and_say_once_what_they_stand_for(rated, tmp_path
     assert tex.count("one\\_x-0123abcd") == 1
 
 
+def test_plain_clip_is_named_beside_its_rows_in_every_table(rated, tmp_path):
+    dataset = open_dataset(f"{rated}:name=KonIQ-10k", tmp_path)
+    note = "its high-level pathway is plain"
+    run(dataset, metric_of(by_level, "grepq-0001", provenance={"plain_clip": note}), "zero-shot", tmp_path / "r", World())
+    run(dataset, metric_of(by_level, "other-0001"), "zero-shot", tmp_path / "r", World())
+    report = collect(tmp_path / "r", [dataset])
+    assert {row.name: row.notes for row in report.rows if row.origin == MEASURED} == {"grepq": [note], "other": []}
+    for text in (markdown(report), latex(report)):
+        assert f"grepq: {note}" in text
+        assert f"other: {note}" not in text
+    (flat,) = (row for row in page_data(report, tmp_path)["rows"] if row["name"] == "grepq")
+    assert (flat["notes"], flat["provenance"]["plain_clip"]) == ([note], note)
+
+
 def test_the_average_rank_is_over_all_datasets_of_the_metrics_that_all_have(rated, tmp_path):
     datasets = [open_dataset(f"{rated}:name={name}", tmp_path) for name in ("first", "second")]
 

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import json
 import os
 import shutil
 import socket
@@ -20,6 +21,7 @@ from grepq_metric.catalog import CLIP_RN50
 from grepq_metric.files import sha256
 from grepq_metric.weights import folder
 from grepq_metric.weights import hub as weights_hub
+from tests.command import grepq
 from tests.hub_server import COMMIT, HubServer
 
 SCORE = "import sys; from grepq_metric import GRepQ; print(GRepQ.from_pretrained(sys.argv[1]).weights_id)"
@@ -102,6 +104,46 @@ def test_both_pathways_are_the_packaged_one_and_clip(clip_hub, clip_cache, photo
     assert torch.equal(parts["high"], high["score"])
     assert parts["score"].item() == pytest.approx((low["score"] + high["score"]).item(), abs=1e-7)
     assert both.provenance["low"] == GRepQ.from_pretrained("grepq-ll").provenance
+
+
+PLAIN = """
+from grepq_metric import GRepQ
+cache = sys.argv[1]
+GRepQ.from_pretrained("grepq-ll")
+GRepQ.from_pretrained("grepq", cache_dir=cache, pathways=["low"])
+print("before", file=sys.stderr)
+GRepQ.from_pretrained("grepq", cache_dir=cache)
+GRepQ.from_pretrained("grepq-hl", cache_dir=cache)
+"""
+
+
+def test_plain_clip_is_said_once_in_a_process_and_not_of_other_weights(clip_hub, clip_cache, clip_file):
+    for name in ("grepq", "grepq-hl"):
+        GRepQ.from_pretrained(name, cache_dir=clip_cache)
+    process = run(PINNED + PLAIN, str(clip_cache), sha256(clip_file))
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    before, after = err.split("before\n")
+    assert "CLIP" not in before
+    assert after.splitlines() == [f"grepq: {catalog.PLAIN_CLIP_NOTE}"]
+
+
+def test_plain_clip_is_named_by_info_the_card_and_the_harness(clip_hub, clip_cache, tmp_path):
+    from benchmarks.harness.metrics import open_metric
+
+    model = GRepQ.from_pretrained("grepq-hl", cache_dir=clip_cache)
+    model.save_pretrained(tmp_path)  # the record goes where the weights go
+    assert f"**Note:** {model.note}." in (tmp_path / "README.md").read_text()
+    (folder,) = (path.parent for path in clip_cache.rglob("config.json") if path.parent.name.startswith("grepq-hl-"))
+    assert f"**Note:** {model.note}." in (folder / "README.md").read_text()
+    assert model.provenance["high"].startswith("OpenAI CLIP RN50, not fine-tuned, so not as in the paper")
+    described = json.loads(grepq("info", tmp_path).stdout.partition("\n")[2])
+    assert described["note"] == model.note == catalog.PLAIN_CLIP_NOTE
+    assert "note" not in json.loads(grepq("info", "grepq-ll").stdout.partition("\n")[2])
+    built_in = dict(part.split(", tag", 1) for part in grepq("info").stdout.split("\n\n")[1:] if ", tag" in part)
+    assert [name for name, text in built_in.items() if catalog.PLAIN_CLIP_NOTE in text] == ["grepq-hl", "grepq"]
+    assert open_metric(f"grepq-hl:weights={tmp_path}").provenance["plain_clip"] == model.note
+    assert "plain_clip" not in open_metric("grepq-ll").provenance
 
 
 @pytest.mark.slow

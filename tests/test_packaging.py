@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tarfile
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -96,6 +97,17 @@ def test_install_and_uninstall(wheel: Path, tmp_path: Path):
     assert str(tmp_path) in result.stdout.splitlines()[1]
     subprocess.run([python, "-m", "pip", "uninstall", "--yes", "--quiet", "grepq-metric"], check=True, cwd=tmp_path)
     assert not list(site.glob("*grepq*"))
+
+
+@pytest.mark.slow
+def test_the_source_distribution_is_a_folder_for_torch_hub(tmp_path: Path):
+    pytest.importorskip("build", reason="building needs the build package (group: test)")
+    command = [sys.executable, "-m", "build", "--sdist", "--outdir", tmp_path, ROOT]
+    subprocess.run([*map(str, command)], check=True, capture_output=True)
+    with tarfile.open(next(tmp_path.glob("*.tar.gz"))) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"hubconf.py", "grepq_metric/__init__.py", "grepq_metric/assets/grepq-ll/model.safetensors"} <= names
+    assert not [name for name in names if name.startswith("benchmarks/results")]
 
 
 def section(name: str) -> str:

@@ -30,7 +30,7 @@ function look(name, win) {{
     measured: nodes("#measured tr.row").map((row) => row.dataset.metric),
     published: nodes("#published tr.row").map((row) => row.dataset.metric),
     files: doc.getElementById("files").hidden ? [] : nodes("#files tr.row").map((row) => row.dataset.metric),
-    shownNames: all("#measured button.name"), missing: all("#missing:not([hidden])"),
+    badges: all("#measured .badge"), shownNames: all("#measured button.name"), missing: all("#missing:not([hidden])"),
     filters: doc.getElementById("filters").open, pictures: nodes("#residuals img").map((node) => node.getAttribute("src")),
     cells: Object.fromEntries(nodes("#measured tr.row").map((row) => [row.dataset.metric,
       Object.fromEntries([...row.querySelectorAll("td[data-key]")].map((cell) =>
@@ -92,6 +92,7 @@ def data():
     rows[1] |= {"plcc_logistic4": None, "notes": ["logistic4: did not converge", EVIL], "failed": 3}
     rows += [one_row("brisque", protocol="few-labels", labels=50), one_row("psnr", "kadis", srcc=-0.3, srcc_interval=None)]
     rows += [one_row("psnr", split="test", srcc=0.7, images=200), one_row("brisque", split="test", srcc=0.8, images=200)]
+    rows[0]["provenance"]["plain_clip"] = "its high-level pathway is plain"
     rows[4] |= {"notes": ["the interval is that of quartiles"]}
     paper = {
         "origin": "published",
@@ -239,6 +240,11 @@ def test_a_fit_that_did_not_converge_is_named(looks):
     assert cells["brisque"]["plcc_logistic4"] == ["no fit", "logistic4: did not converge"]
     assert cells["brisque"]["plcc_logistic5"] == ["0.710", None]
     assert cells["brisque"]["failed"][0] == "3"
+
+
+def test_plain_clip_is_marked_beside_its_row(looks):
+    assert looks["default"]["badges"] == ["plain CLIP"]
+    assert looks["kadis"]["badges"] == []
 
 
 def test_the_scatter_and_the_residuals_are_the_selected_metrics(looks):

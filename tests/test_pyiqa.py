@@ -132,6 +132,45 @@ def test_a_pyiqa_with_another_table_is_left_alone(tmp_path, table):
     assert (result.stdout.strip(), result.stderr) == ("ok", "")
 
 
+WAYS = (f"exec(open({str(PTH)!r}).read()); import pyiqa", "import grepq_metric, pyiqa", "import pyiqa, grepq_metric")
+"""The ways in which our records come into pyiqa's table."""
+
+
+def block(path, opening):
+    """The code between a line `opening` and the end of its block, or the next empty line of a TOML file."""
+    text = path.read_text(encoding="utf-8").partition(f"{opening}\n")[2]
+    return text.partition("```" if path.suffix == ".md" else "\n\n")[0]
+
+
+def test_the_hook_steps_aside_where_pyiqa_reads_records_from_entry_points(stand_in):
+    root = PTH.parents[2]
+    proposed = block(root / "docs" / "pyiqa_proposal.md", "```python")
+    table = stand_in / "pyiqa" / "default_model_configs.py"
+    table.write_text(f"DEFAULT_CONFIGS = {{'psnr': {{}}}}\n{proposed}")
+    for way in WAYS:  # without our entry point, so that a name could only come from the hook
+        assert bare(f"{way}; print(*pyiqa.DEFAULT_CONFIGS)", stand_in, PYTHONPATH=str(root)) == ("psnr", "")
+    entry_point = block(root / "pyproject.toml", '[project.entry-points."pyiqa.configs"]').replace('"', "")
+    info = stand_in / "grepq_metric-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: grepq-metric\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(f"[pyiqa.configs]\n{entry_point}\n")
+    for way in WAYS:
+        code = f"{way}; print(*pyiqa.DEFAULT_CONFIGS)"
+        assert bare(code, stand_in, PYTHONPATH=str(root)) == (" ".join(RECORDS), "")
+    table.write_text(table.read_text().replace('"pyiqa.configs"', '"pyiqa.others"'))  # the sign is the group, not the constant
+    for way in WAYS:
+        code = f"{way}; print(*pyiqa.DEFAULT_CONFIGS)"
+        assert bare(code, stand_in, PYTHONPATH=str(root)) == (" ".join(RECORDS), "")
+
+
+def test_a_table_that_has_our_names_keeps_its_own_records(stand_in):
+    theirs = dict.fromkeys(RECORDS, "theirs")
+    (stand_in / "pyiqa" / "default_model_configs.py").write_text(f"DEFAULT_CONFIGS = {theirs}")
+    for way in WAYS:
+        out, err = bare(f"{way}; print(pyiqa.DEFAULT_CONFIGS)", stand_in, PYTHONPATH=str(PTH.parents[2]))
+        assert (out, err) == (str(theirs), "")
+
+
 OFFLINE = [entry.name for entry in catalog.ENTRIES if entry.clip is None]
 
 

@@ -250,6 +250,7 @@ def _grepq(name: str, options: GRepQOptions, device: str) -> Metric:
     kind = f"+{options.features}" if options.features else ""
     provenance = {"metric": name, "weights": model.weights_id, "features": chosen}
     provenance |= {"head": Path(options.head).name} if options.head else {}
+    provenance |= {"plain_clip": model.note} if model.note else {}
     short = f"{model.name}{'+head' if head else ''}{kind}"
     return Metric(model.weights_id + head + kind, short, "NR", False, score, features, None, provenance)
 

@@ -43,7 +43,7 @@ def info(
 
         model = load_model(weights)
         typer.echo(model.weights_id)
-        typer.echo(json.dumps(model.config, indent=2))
+        typer.echo(json.dumps({**({"note": model.note} if model.note else {}), **model.config}, indent=2))
 
 
 def _installed() -> None:
@@ -60,6 +60,8 @@ def _installed() -> None:
         typer.echo(f"\n{entry.name}, tag {entry.tag}{older}")
         typer.echo(f"    {entry.source}; {download}; licence {entry.licence}")
         typer.echo(f"    {' + '.join(entry.pathways)} pathway, scores from {low:g} to {high:g}, higher is better")
+        if entry.note:
+            typer.echo(f"    Note: {entry.note}")
     for head in catalog.HEADS:
         typer.echo(f"\n{head.name}, a head of {head.metric}, for --head")
         typer.echo(f"    {head.source}; licence {head.licence}")

@@ -4,6 +4,9 @@ pyiqa finds architectures through entry points but reads metric records from a t
 alone. Two ways lead here, both by an import hook that waits for that module: ``grepq_metric_autoload.pth``, which the wheel
 puts into site-packages (its hook is one line that imports nothing until then, since it runs in every interpreter of the
 environment), and ``import grepq_metric``.
+
+A pyiqa that reads records from entry points, as ``docs/pyiqa_proposal.md`` proposes, says so by a constant of that module, and
+is left alone: it calls `records` through the entry point of this package.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from typing import Any
 from grepq_metric import catalog
 
 TABLE = "pyiqa.default_model_configs"
+GROUP = "pyiqa.configs"
+"""The group of entry points from which pyiqa may read metric records; its constant ``CONFIG_ENTRY_POINT_GROUP`` names it."""
 
 
 class Finder:
@@ -66,7 +71,12 @@ def records() -> dict[str, dict[str, Any]]:
 
 
 def add_records(table: ModuleType) -> None:
-    """Add a record for each metric to the module `table`; a pyiqa whose table has another form is left alone."""
+    """Add a record for each metric to the module `table`, but for names that are there.
+
+    A pyiqa whose table has another form, or that reads entry points of `GROUP` by itself, is left alone.
+    """
+    if getattr(table, "CONFIG_ENTRY_POINT_GROUP", None) == GROUP:
+        return
     configs = getattr(table, "DEFAULT_CONFIGS", None)
     if isinstance(configs, dict):
         for name, record in records().items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -19,13 +20,15 @@ from grepq_metric.pathways import FEATURE_KINDS, Pathway
 from grepq_metric.pathways.base import as_plain, check_number
 from grepq_metric.reference import Numbers, Reference, Scale
 from grepq_metric.weights import HubOptions, check_name, load_tensors, read_weights, weights_id, write_folder
-from grepq_metric.weights.card import TEMPLATE, card_facts
+from grepq_metric.weights.card import TEMPLATE, card_facts, note_on
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 PRECISIONS = ("fp32", "bf16")
+LOGGER = logging.getLogger(__name__)
 _Shape = TypeVar("_Shape")
+_said: set[str] = set()
 
 
 class QualityModel(
@@ -127,6 +130,15 @@ class QualityModel(
     def pathways(self) -> tuple[str, ...]:
         """Names of the pathways that the score is made of."""
         return tuple(pathway.name for pathway in self.joined())
+
+    @property
+    def note(self) -> str:
+        """What whoever quotes the scores must know of the weights, a sentence; empty: nothing.
+
+        That of ``grepq`` and ``grepq-hl`` says that their high-level pathway is plain CLIP. The first model of such weights in
+        a process logs it as a warning.
+        """
+        return note_on(self.pathways, self.provenance)
 
     @property
     def device(self) -> torch.device:
@@ -430,6 +442,9 @@ class QualityModel(
             model.check()  # now, since a graph of the model can't look at values
         except (InputError, WeightsError) as error:
             raise WeightsError(f"{source}: {error}") from error
+        if model.note and model.note not in _said:  # once: a program may load weights for each photo
+            _said.add(model.note)
+            LOGGER.warning("%s: %s", model.name, model.note)
         return model
 
     @classmethod

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from grepq_metric.catalog import PLAIN_CLIP, PLAIN_CLIP_NOTE
+
 CARD_MARK = "<!-- Written by grepq-metric, which replaces this file: remove this line to keep your changes. -->"
 TEMPLATE = """---
 {{ card_data }}
@@ -25,7 +27,9 @@ score = model(images)  # (N, 3, H, W) RGB in [0, 1] -> (N, 1)
 ```
 
 Pathways: {{ pathways }}.
-
+{% if note %}
+**Note:** {{ note }}.
+{% endif %}
 ## Where these weights come from
 
 {{ provenance }}
@@ -60,6 +64,17 @@ _LIMITS = {
 }
 
 
+def note_on(pathways: Sequence[str], provenance: Mapping[str, Any]) -> str:
+    """What whoever quotes scores of weights must know, a sentence; empty: nothing.
+
+    Args:
+        pathways: of the model: weights that have a high-level pathway may be loaded without it.
+        provenance: of the weights. Who made a high-level pathway of the authors' files, or trained one, has another record.
+    """
+    plain = "high" in pathways and str(provenance.get("high", "")).startswith(PLAIN_CLIP)
+    return PLAIN_CLIP_NOTE if plain else ""
+
+
 def card_facts(model: str, weights_id: str, pathways: Sequence[str], provenance: Mapping[str, Any]) -> dict[str, str]:
     """What a card says of weights of a kind of model, by the names of `TEMPLATE`."""
     facts = [f"- {key}: {_plain(value)}" for key, value in provenance.items()] or ["- not recorded"]
@@ -70,6 +85,7 @@ def card_facts(model: str, weights_id: str, pathways: Sequence[str], provenance:
         "method": _METHODS[model],
         "weights_id": weights_id,
         "pathways": ", ".join(pathways),
+        "note": note_on(pathways, provenance),
         "provenance": "\n".join(facts),
         "limits": "\n".join([*limits, *(_LIMITS[pathway] for pathway in pathways)]),
     }

@@ -154,7 +154,7 @@ def _assembled(entry: catalog.Entry, clip: catalog.HubFile, hub: HubOptions) -> 
 
 def _assemble(entry: catalog.Entry, file: Path, what: str, sources: dict[str, str], folder: Path) -> None:
     provenance: dict[str, Any] = {
-        "high": f"OpenAI CLIP RN50, not fine-tuned; {what} at {file.parent.name}",
+        "high": f"{catalog.PLAIN_CLIP}, so not as in the paper; {what} at {file.parent.name}",
         **sources,
         "assembled": datetime.now(timezone.utc).date().isoformat(),
     }

@@ -112,9 +112,10 @@ def _part(
         _set_intervals(row, {"srcc": statistics.interval(boot[metric]), "plcc": statistics.interval(plcc)})
         own = [name for name in images if name in scores[metric]] if failures == "own" else shared
         row.images = len(own)
-        row.figures, row.notes = statistics.agreement(
+        row.figures, problems = statistics.agreement(
             sign * np.array([scores[metric][name] for name in own]), opinions.mos(own)
         )
+        row.notes += problems
         if not draws:
             row.notes.append(f"fewer than {statistics.FEWEST_CONTENTS} contents: no interval and no test")
         made.append((row, _scatter(opinions, row, shared, sign * x) if split == "all" else None))
@@ -234,6 +235,7 @@ def _row(one: Found, names: Names, *, split: str, images: int, labels: int | str
         seconds=record.seconds_per_image,
         memory=record.peak_memory_mib,
         failed=record.failed,
+        notes=[record.provenance["plain_clip"]] if "plain_clip" in record.provenance else [],
         source=record.command,
         date=record.date,
         provenance={**record.provenance, "metric id": record.metric, "dataset": record.dataset, **facts},

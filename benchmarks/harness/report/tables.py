@@ -156,6 +156,8 @@ def latex(report: Report) -> str:
         if section.origin != PUBLISHED:
             ids = ", ".join(dict.fromkeys(_tex(row.metric) for row in section.rows))
             lines += ["", f"\\smallskip{{\\footnotesize {_tex(section.rows[0].dataset_id)}: {ids}}}"]
+        for name, note in {row.name: row.provenance.get("plain_clip") for row in section.rows}.items():
+            lines += ["", f"\\smallskip{{\\footnotesize {_tex(f'{name}: {note}')}}}"] if note else []
         lines += ["\\end{table}", ""]
     return "\n".join(lines)
 
