@@ -12,7 +12,6 @@ from pyiqa.losses import build_loss
 
 from grepq_metric import GRepQ, GRepQLoss, catalog, grepq
 
-
 TOLERANCE = {("low",): 2e-3, ("semantic",): 2e-2, ("low", "semantic"): 2e-2, ("decoder",): 5e-2}
 """Of a loss in bfloat16, by the pathways of its model."""
 
