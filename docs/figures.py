@@ -305,6 +305,17 @@ def qfm() -> str:
 
 
 @figure(FROM_FILES)
+def qfm_gain() -> str:
+    packaged, ridge = (float(row["srcc"]) for row in rows_of("qfm", "folds"))
+    return f"{packaged - ridge:.3f}"
+
+
+@figure(FROM_FILES)
+def nested_biq2021() -> str:
+    return f"{next(row['srcc'] for row in rows_of('few_labels', 'nested') if row['head'] == 'grepq-lite, shrunk'):.3f}"
+
+
+@figure(FROM_FILES)
 def few_labels() -> str:
     rows = rows_of("few_labels", "accuracy")
     budgets, heads = (list(dict.fromkeys(row[key] for row in rows)) for key in ("labels", "head"))

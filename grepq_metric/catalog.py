@@ -179,6 +179,11 @@ def find(name: str) -> Entry | None:
     return next((entry for entry in ENTRIES if name in (entry.name, entry.tag)), None)
 
 
+def backbones() -> list[str]:
+    """Tags of the weights in this package whose semantic pathway has a backbone that others may name as theirs."""
+    return [entry.tag for entry in ENTRIES if "semantic" in entry.pathways and entry.clip is None]
+
+
 @dataclass(frozen=True)
 class HeadEntry:
     """A head in this package: ``assets/heads/NAME.safetensors``, fitted by ``grepq fit``.

@@ -26,6 +26,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ from grepq_metric.heads import Labels
 from grepq_metric.pathways import DecoderConfig
 from grepq_metric.training.photos import PhotoList, photo_list
 from grepq_metric.training.qfm import QFMTraining, start_of, teach, tokens_of
+from grepq_metric.training.tokens import moments_of
 
 STUDY = "qfm"
 BUDGETS = (50, 200, 800)
@@ -127,6 +129,17 @@ class Rooms:
     unlabelled: PhotoList
     work: Path
 
+    @cached_property
+    def tokens(self) -> list[torch.Tensor]:
+        """Of the photos with labels, ``(T, C)`` each."""
+        photos = PhotoList.of_files(list(self.opinions.files.values()), self.opinions.name)
+        return tokens_of(photos, self.work / "tokens", QFMTraining())
+
+    @cached_property
+    def moments(self) -> np.ndarray:
+        """Of these tokens, ``(N, 2 C)``."""
+        return np.stack([moments_of(one.float()).numpy() for one in self.tokens])
+
 
 def trained(rooms: Rooms, variant: Variant, draw: Draw, members: int = 1) -> QFMIQM:
     """A model that has learned from the labels of a draw; the draw's number is the seed."""
@@ -143,21 +156,13 @@ def trained(rooms: Rooms, variant: Variant, draw: Draw, members: int = 1) -> QFM
 @torch.inference_mode()
 def told(model: QFMIQM, tokens: Sequence[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
     """What a decoder makes of the tokens of photos, ``(T, C)`` each: logits ``(N,)`` and features ``(N, width)``."""
-    pathway, logits, features = model.decoder, [], []
-    for one in tokens:
-        standardised = pathway.standardised(one.unsqueeze(0).float())
-        read = [decoder.read(decoder.project(standardised)) for decoder in pathway.members()]
-        judged = [decoder.judge(found) for decoder, found in zip(pathway.members(), read, strict=True)]
-        logits.append(torch.stack(judged).mean(0))
-        features.append(torch.cat([found.mean(1) for found in read], 1))
-    return torch.cat(logits).numpy(), torch.cat(features).numpy()
+    found = [model.decoder.read(one.unsqueeze(0).float()) for one in tokens]
+    return torch.cat([logits for _, logits in found]).numpy(), torch.cat([read for read, _ in found]).numpy()
 
 
 def measured_draws(rooms: Rooms, done: list[Row]) -> Iterator[Row]:
     """A row for each variant and draw that is not among those that are done."""
-    files, mos = list(rooms.opinions.files.values()), rooms.opinions.mos
-    tokens = tokens_of(PhotoList.of_files(files, rooms.opinions.name), rooms.work / "tokens", QFMTraining())
-    moments = moments_of(tokens)
+    tokens, moments, mos = rooms.tokens, rooms.moments, rooms.opinions.mos
     known = {(row["variant"], row["labels"], row["draw"]) for row in done}
     for budget in BUDGETS:
         for draw in draws_of(len(mos), budget)[:DRAWS]:
@@ -179,9 +184,7 @@ def measured_draws(rooms: Rooms, done: list[Row]) -> Iterator[Row]:
 
 def measured_folds(rooms: Rooms, done: list[Row]) -> Iterator[list[Row]]:
     """Rows of each fold that is not among those that are done: what was told of each of its photos."""
-    files, mos = list(rooms.opinions.files.values()), rooms.opinions.mos
-    tokens = tokens_of(PhotoList.of_files(files, rooms.opinions.name), rooms.work / "tokens", QFMTraining())
-    moments = moments_of(tokens)
+    tokens, moments, mos = rooms.tokens, rooms.moments, rooms.opinions.mos
     known, names = {row["fold"] for row in done}, list(rooms.opinions.files)
     for fold, (train, test) in enumerate(KFold(FOLDS, shuffle=True, random_state=0).split(mos)):
         if fold in known:
@@ -204,11 +207,6 @@ def folded(rows: list[Row], opinions: Opinions) -> list[Row]:
             predictions[[order[str(row["image"])] for row in part]] = (values - values.mean()) / values.std()
         found.append({"table": "folds", "variant": name, **agreement(predictions, opinions)})
     return found
-
-
-def moments_of(tokens: Sequence[torch.Tensor]) -> np.ndarray:
-    """Mean and standard deviation of the tokens of photos, ``(N, 2 C)``."""
-    return np.stack([torch.cat(torch.std_mean(one.float(), 0, correction=0)[::-1]).numpy() for one in tokens])
 
 
 def summary(rows: list[Row]) -> list[Row]:

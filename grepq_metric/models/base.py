@@ -310,8 +310,10 @@ class QualityModel(
         names = kind.split("+")
         if len(set(names)) < len(names) or not set(names) <= set(FEATURE_KINDS):
             raise InputError(f"unknown kind of features {kind!r}, expected some of {', '.join(FEATURE_KINDS)} joined by +")
-        needed = {"clip": "high-level", "semantic": "semantic", "patches": "low-level", "image": "low-level"}
-        needed["decoder"] = "decoder"
+        needed = {
+            **{"clip": "high-level", "semantic": "semantic", "decoder": "decoder"},
+            **dict.fromkeys(("patches", "image"), "low-level"),
+        }
         given = [name for pathway in self.joined() for name in pathway.kinds]
         for name in names:
             if name in needed and name not in given:

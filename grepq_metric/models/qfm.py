@@ -91,8 +91,7 @@ class QFMIQM(QualityModel, paper_url="https://arxiv.org/abs/2312.06158"):
             check_number("a bound of labels", value, -1e9, 1e9)
         if not labels[0] < labels[1]:
             raise InputError(f"labels must be the least and the greatest opinion score, got {labels!r}")
-        entry = None if backbone is None else catalog.find(str(backbone))
-        if backbone is not None and (entry is None or backbone != entry.tag or "semantic" not in entry.pathways):
+        if backbone is not None and backbone not in catalog.backbones():
             raise InputError(f"backbone must be the tag of built-in weights with a semantic pathway, got {backbone!r:.80}")
         self.backbone, self.labels = backbone, (float(labels[0]), float(labels[1]))
         self.decoder = DecoderPathway(shape_of(DecoderConfig, decoder, "decoder"))

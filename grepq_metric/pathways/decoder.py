@@ -114,24 +114,28 @@ class DecoderPathway(Pathway):
         """See `Pathway.features`: ``decoder``: what the heads are given, mean over the queries, member by member."""
         if not {"decoder", "score"}.intersection(kinds):
             return {}
-        tokens = self.standardised(self.tokens(x).flatten(2).mT)
-        read = [decoder.read(decoder.project(tokens)) for decoder in self.members()]
-        found = {"decoder": torch.cat([one.mean(1) for one in read], 1)} if "decoder" in kinds else {}
-        if "score" in kinds:
-            logits = [decoder.judge(one) for decoder, one in zip(self.members(), read, strict=True)]
-            found["score"] = torch.sigmoid(torch.stack(logits).mean(0))
-        return found
+        read, logits = self.read(self.tokens(x).flatten(2).mT)
+        found = {"decoder": read} if "decoder" in kinds else {}
+        return found | ({"score": torch.sigmoid(logits)} if "score" in kinds else {})
 
     def logits(self, tokens: Tensor, outside: Tensor | None = None) -> Tensor:
-        """Logits of the quality of tokens: ``(N, T, C)`` -> ``(N,)``.
+        """Logits of the quality of tokens, ``(N,)``; arguments as for `read`."""
+        return self.read(tokens, outside)[1]
+
+    def read(self, tokens: Tensor, outside: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What the members make of tokens.
 
         Args:
-            tokens: not standardised.
+            tokens: ``(N, T, C)``, not standardised.
             outside: ``(N, T)``, True for what is no token.
+
+        Returns:
+            What the heads are given, mean over the queries, member by member, ``(N, members * width)``, and logits, ``(N,)``.
         """
         tokens = self.standardised(tokens)
-        members = [decoder.judge(decoder.read(decoder.project(tokens), outside)) for decoder in self.members()]
-        return torch.stack(members).mean(0)
+        read = [decoder.read(decoder.project(tokens), outside) for decoder in self.members()]
+        logits = [decoder.judge(one) for decoder, one in zip(self.members(), read, strict=True)]
+        return torch.cat([one.mean(1) for one in read], 1), torch.stack(logits).mean(0)
 
     def standardised(self, tokens: Tensor) -> Tensor:
         """Tokens ``(N, T, C)`` as the decoders take them."""
@@ -204,10 +208,6 @@ class Decoder(nn.Module):
         self.last_norm = nn.LayerNorm(config.width)
         self.head = nn.Linear(config.width, 1)
         nn.init.constant_(self.head.bias, torch.nan)  # until weights are loaded
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits of the quality, ``(N,)``, of standardised tokens ``(N, T, C)``."""
-        return self.judge(self.read(self.project(tokens)))
 
     def project(self, tokens: Tensor) -> Tensor:
         """Standardised tokens as the layer takes them: ``(N, T, C)`` -> ``(N, T, width)``."""

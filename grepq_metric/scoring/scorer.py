@@ -29,6 +29,7 @@ from grepq_metric.images import (
     read_bytes,
 )
 from grepq_metric.models import OPTIONS, QualityModel, check_options, load_model
+from grepq_metric.models.grepq import PATHWAYS
 from grepq_metric.reference import STANDARD_SIDE, Reference, Scale
 from grepq_metric.scoring.processes import Processes
 from grepq_metric.tables import FACTS
@@ -38,8 +39,6 @@ if TYPE_CHECKING:
 
 Row: TypeAlias = dict[str, "str | int | float | None"]
 """What is known of one photo, by column."""
-PARTS = ("low", "semantic", "high")
-"""Columns of the parts of GRepQ's score; other scores have none."""
 CONTENT = ("image", "bytes", "path")
 """Columns of a batch that photos may come in; where there are several, the first of these counts."""
 EXTRAS = ("percentile", "points", "facts")
@@ -182,7 +181,7 @@ class Scorer:
     @property
     def columns(self) -> tuple[str, ...]:
         """Of what comes out, in order."""
-        scores: tuple[str, ...] = ("score", *PARTS)
+        scores: tuple[str, ...] = ("score", *PATHWAYS)
         if self.head is not None:
             scores = ("mos",) if self.interval is None else ("mos", "mos_low", "mos_high")
         meaning = [column for name in self.extras for column in ((*FACTS, "facts") if name == "facts" else (name,))]
@@ -417,7 +416,7 @@ class Scorer:
         loaded = self._load()
         if loaded.regressor is None:
             parts = loaded.model.components(x)
-            return {name: None if (part := parts.get(name)) is None else part[:, 0].tolist() for name in ("score", *PARTS)}
+            return {name: None if (part := parts.get(name)) is None else part[:, 0].tolist() for name in ("score", *PATHWAYS)}
         features = loaded.model.features(x, loaded.regressor.features_).double().cpu().numpy()
         values = {"mos": loaded.regressor.predict(features)}
         if self.interval is not None:

@@ -97,14 +97,16 @@ class Tokens:
             found = torch.from_numpy(self.load(i).astype(np.float32))
         except (InputError, FileNotFoundError):  # it could not be read, or not be decoded
             return None
-        deviation, mean = torch.std_mean(found, 0, correction=0)
-        return torch.cat([mean, deviation])
+        return moments_of(found)
 
     def _name(self, data: bytes) -> str:
         return hashlib.sha256(self.key.encode() + hashlib.sha256(data).digest()).hexdigest()[:32]
 
-    def __getstate__(self) -> dict:
-        return {**self.__dict__, "_names": dict(self._names)}
+
+def moments_of(tokens: Tensor) -> Tensor:
+    """Mean and standard deviation of the tokens of a photo: ``(T, C)`` -> ``(2 C,)``."""
+    deviation, mean = torch.std_mean(tokens, 0, correction=0)
+    return torch.cat([mean, deviation])
 
 
 def chosen_cells(tokens: np.ndarray, count: int, rng: np.random.Generator) -> Tensor:

@@ -52,10 +52,9 @@ def packaged_backbone(tag: str) -> dict[str, Tensor]:
     Raises:
         WeightsError: this release has no such weights.
     """
-    entry = catalog.find(tag)
-    if entry is None or tag != entry.tag or "semantic" not in entry.pathways or entry.clip is not None:
-        tags = [entry.tag for entry in catalog.ENTRIES if "semantic" in entry.pathways]
-        raise WeightsError(f"this release has no backbone {tag!r:.80}, expected one of {', '.join(tags)}")
+    entry = catalog.find(tag) if tag in catalog.backbones() else None
+    if entry is None:
+        raise WeightsError(f"this release has no backbone {tag!r:.80}, expected one of {', '.join(catalog.backbones())}")
     own = "semantic.backbone."
     return {key.removeprefix(own): value for key, value in _joined(entry)[1].items() if key.startswith(own)}
 
