@@ -99,8 +99,7 @@ def randomise(module, seed):
         value.copy_(noise)
 
 
-@pytest.fixture(scope="session")
-def model(photos):
+def random_model(photos):
     """A model of both pathways with random networks and pristine statistics of real patches: for numbers, not for quality."""
     import torch
 
@@ -111,9 +110,19 @@ def model(photos):
     randomise(model.high.visual, 2)
     generator = torch.Generator().manual_seed(3)
     model.high.text_features.copy_(torch.nn.functional.normalize(torch.randn(2, 1024, generator=generator), dim=-1))
-    patches = (photo.unfold(2, 96, 40).unfold(3, 96, 40).permute(0, 2, 3, 1, 4, 5).flatten(0, 2) for photo in photos.values())
-    model.low.fit_pristine(patches)
+    model.low.fit_pristine(patches_of(photo, 40) for photo in photos.values())
     return model.requires_grad_(False)
+
+
+def patches_of(photo, step):
+    """Patches ``(N, 3, 96, 96)`` of a photo ``(1, 3, H, W)``, every `step` pixels."""
+    return photo.unfold(2, 96, step).unfold(3, 96, step).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+
+
+@pytest.fixture(scope="session")
+def model(photos):
+    """See `random_model`."""
+    return random_model(photos)
 
 
 TINY = {"layers": [1, 1, 1, 1], "width": 16, "output_dim": 64}
@@ -133,8 +142,7 @@ def tiny_clip():
     return {k: v.clone() for k, v in pathway.state_dict().items()}
 
 
-@pytest.fixture(scope="session")
-def clip_state():
+def random_clip():
     """State dict of a whole CLIP RN50 with random values, in open_clip's layout."""
     import open_clip
 
@@ -146,13 +154,48 @@ def clip_state():
 
 
 @pytest.fixture(scope="session")
-def clip_file(clip_state, tmp_path_factory):
-    """The same as a float16 safetensors file, named as on the Hub."""
+def clip_state():
+    """See `random_clip`."""
+    return random_clip()
+
+
+def save_half(state, path):
+    """A state dict as a float16 safetensors file; its path."""
     from safetensors.torch import save_file
 
-    path = tmp_path_factory.mktemp("clip") / "open_clip_model.safetensors"
-    save_file({k: v.half() if v.is_floating_point() else v for k, v in clip_state.items()}, path)
+    save_file({k: v.half() if v.is_floating_point() else v for k, v in state.items()}, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def clip_file(clip_state, tmp_path_factory):
+    """The same as a float16 safetensors file, named as on the Hub."""
+    return save_half(clip_state, tmp_path_factory.mktemp("clip") / "open_clip_model.safetensors")
+
+
+def authors_files(folder, model, patches):
+    """Files with the layout of the authors' release and the values of `model`: ``low``, ``high`` and ``pristine``."""
+    import h5py
+    import torch
+
+    children = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
+    state = {"encoder.base_model.fc.weight": torch.rand(1000, 512), "encoder.base_model.fc.bias": torch.rand(1000)}
+    for key, value in model.low.encoder.state_dict().items():
+        if key.startswith("head."):
+            state[key] = value
+            continue
+        name = key.removeprefix("backbone.")
+        child, _, rest = name.partition(".")
+        state[f"encoder.base_model.{name}"] = state[f"encoder.resnet18.{children[child]}.{rest}"] = value
+    low = folder / "low_level_model_weights.tar"
+    torch.save({"model": {"state_dict": state}, "optimizer": {"state": {}, "param_groups": []}, "current_iteration": 7}, low)
+    high = folder / "high_level_model_weights.pth"
+    positional = {"attnpool.positional_embedding": torch.rand(50, 2048)}
+    torch.save({**model.high.visual.state_dict(), **positional}, high)
+    pristine = folder / "pristine_patches_096_0.75_0.80.hdf5"
+    with h5py.File(pristine, "w") as file:
+        file["data"] = patches.numpy()
+    return {"low": low, "high": high, "pristine": pristine}
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from grepq_metric.catalog import CLIP_RN50
 from grepq_metric.files import sha256
 from grepq_metric.weights import HubOptions
 from grepq_metric.weights.convert import convert as parts_of
+from tests.conftest import authors_files, patches_of
 from tests.hostile import Payload
 from tests.reference import reference, reference_encoder
 
@@ -22,32 +23,12 @@ def convert(*files, **named):
 
 @pytest.fixture(scope="module")
 def patches(photos):
-    parts = [photo.unfold(2, 96, 60).unfold(3, 96, 60).permute(0, 2, 3, 1, 4, 5).flatten(0, 2) for photo in photos.values()]
-    return torch.cat(parts)
+    return torch.cat([patches_of(photo, 60) for photo in photos.values()])
 
 
 @pytest.fixture(scope="module")
 def released(model, patches, tmp_path_factory):
-    """Files with the layout of the authors' release and the values of the random model."""
-    folder = tmp_path_factory.mktemp("released")
-    children = {"conv1": 0, "bn1": 1, "layer1": 4, "layer2": 5, "layer3": 6, "layer4": 7}
-    state = {"encoder.base_model.fc.weight": torch.rand(1000, 512), "encoder.base_model.fc.bias": torch.rand(1000)}
-    for key, value in model.low.encoder.state_dict().items():
-        if key.startswith("head."):
-            state[key] = value
-            continue
-        name = key.removeprefix("backbone.")
-        child, _, rest = name.partition(".")
-        state[f"encoder.base_model.{name}"] = state[f"encoder.resnet18.{children[child]}.{rest}"] = value
-    low = folder / "low_level_model_weights.tar"
-    torch.save({"model": {"state_dict": state}, "optimizer": {"state": {}, "param_groups": []}, "current_iteration": 7}, low)
-    high = folder / "high_level_model_weights.pth"
-    positional = {"attnpool.positional_embedding": torch.rand(50, 2048)}
-    torch.save({**model.high.visual.state_dict(), **positional}, high)
-    pristine = folder / "pristine_patches_096_0.75_0.80.hdf5"
-    with h5py.File(pristine, "w") as file:
-        file["data"] = patches.numpy()
-    return {"low": low, "high": high, "pristine": pristine}
+    return authors_files(tmp_path_factory.mktemp("released"), model, patches)
 
 
 def test_all_files_give_the_numbers_of_the_formulas(released, clip_file, patches, photos, tmp_path):
