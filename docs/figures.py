@@ -461,6 +461,33 @@ def fuzzed() -> str:
 
 
 @figure(FROM_FILES)
+def faults() -> str:
+    found = json.loads((ROOT / "tests" / "faults.json").read_text(encoding="utf-8"))
+    titles = {
+        "kill": "SIGKILL",
+        "disk": "a disk that is full",
+        "clock": "SIGKILL, and a clock set back",
+        "readonly": "caches that can't be written",
+        "closed": "nobody reads its output",
+        "crowd": "two and eight at once on one cache",
+    }
+    cells, dates = [], set()
+    for fault, title in titles.items():
+        for name, one in sorted(found[fault].items()):
+            outcomes = "; ".join(f"{outcome}: {count}" for outcome, count in sorted(one["outcomes"].items()))
+            cells.append([title, f"`{name}`", str(one["points"]), outcomes, f"{one['left']} ({one['size'] / 1e6:.1f} MB)"])
+            dates.add(one["date"])
+    heads = ["fault", "command", "points", "how the runs ended", "files left over, at most"]
+    told = "`python -m tests.faults --fault FAULT --points N --seed 0`"
+    return f"{table(heads, cells)}\n\n{', '.join(sorted(dates))}, {told}"
+
+
+@figure(FROM_FILES)
+def determinism() -> str:
+    return _tables("determinism")
+
+
+@figure(FROM_FILES)
 def studies() -> str:
     cells = []
     for path in sorted(RESULTS.glob("*/*.json")):

@@ -16,6 +16,7 @@ from pathlib import Path
 def whole_file(path: str | Path) -> Iterator[Path]:
     """A path beside `path` to write to, which takes its place when the block ends; after an error nothing is left.
 
+    What takes its place is on the disk before it does, so that a machine that loses power has the old file or the new one.
     Several processes may write the same file at once: each writes its own, and the last one to end stays.
 
     Args:
@@ -40,7 +41,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     part = _beside(path)
     try:
         yield part
+        _to_disk(part)
         os.replace(part, path)
+        _to_disk(path.parent)
     except OSError as error:
         raise disk_error(path, error) from error
     finally:
@@ -65,6 +68,8 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging.mkdir()
         yield staging
+        for file in sorted(staging.iterdir()):
+            _to_disk(file)
         if not folder.exists():
             with suppress(OSError):  # another process was first: its files are replaced by ours
                 os.rename(staging, folder)
@@ -72,10 +77,28 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
             folder.mkdir(exist_ok=True)
             for file in sorted(staging.iterdir()):
                 os.replace(file, folder / file.name)
+        for changed in (folder, folder.parent):
+            _to_disk(changed)
     except OSError as error:
         raise disk_error(folder, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def move_file(source: str | Path, target: str | Path) -> None:
+    """Move a file, also to another disk, where it is a whole copy before the first one goes.
+
+    Raises:
+        OSError: it can't be read, or the target can't be written; the file is where it was.
+    """
+    try:
+        os.rename(source, target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with whole_file(target) as part:
+            shutil.copy2(source, part)
+        os.unlink(source)
 
 
 def sha256(path: str | Path) -> str:
@@ -92,6 +115,20 @@ def disk_error(path: str | Path, error: OSError) -> OSError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     advice = "free some space" if full else "check that the folder exists and its permissions"
     return type(error)(error.errno, f"cannot write {path}: {error.strerror or error}; {advice}")
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file's content, or a folder's entries, would outlast a loss of power."""
+    if os.name == "nt" and path.is_dir():  # where folders can't be opened
+        return
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # a file system that knows no such thing
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _beside(path: Path) -> Path:

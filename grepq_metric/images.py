@@ -192,7 +192,8 @@ def as_image(image: Any, name: str | Path, max_pixels: int = MAX_PIXELS) -> Tens
     """An image in memory as a tensor, as `read_image` returns it.
 
     Args:
-        image: a PIL image, upright after its EXIF orientation; an array ``(H, W, 3)`` or ``(H, W)`` of uint8; or a tensor
+        image: a PIL image, upright after its EXIF orientation; one that lacks a part of its file is taken as Pillow has
+            decoded it, which only `read_image` can tell; an array ``(H, W, 3)`` or ``(H, W)`` of uint8; or a tensor
             ``(3, H, W)`` or ``(1, H, W)`` in [0, 1].
         name: for messages.
         max_pixels: as in `read_image`.

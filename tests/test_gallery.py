@@ -522,3 +522,18 @@ def test_ten_thousand_photos_scroll(browser, gallery, tmp_path):
     browser.execute_script("$('direction').click(); moveCut(0.5)")
     assert time.perf_counter() - began < 5
     assert find(browser, "#rejected-count").text == "5,000"
+
+
+def test_a_photo_that_lacks_a_part_is_shown_and_is_scored_where_that_is_asked_for(tmp_path):
+    (tmp_path / "photos").mkdir()
+    picture(1, (240, 160)).save(tmp_path / "photos/whole.jpg")
+    data = (tmp_path / "photos/whole.jpg").read_bytes()
+    (tmp_path / "photos/cut.jpg").write_bytes(data[: len(data) // 2])
+    for option, status in (([], 1), (["--allow-truncated"], 0)):
+        out = tmp_path / f"page{len(option)}"
+        grepq("gallery", tmp_path / "photos", "-o", out, "--metric", "grepq-ll", *option, status=status)
+        assert len(list((out / "thumbs").glob("*.jpg"))) == 2
+    table = tmp_path / "scores.csv"
+    table.write_text("path,score\nphotos/whole.jpg,0.4\n")
+    refused = grepq("gallery", table, "-o", tmp_path / "other", "--allow-truncated", status=2).stderr
+    assert "--allow-truncated is about photos that are scored here" in refused

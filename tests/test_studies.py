@@ -308,13 +308,14 @@ def test_photos_an_hour_are_measured_in_parts(photo_folder, tmp_path, monkeypatc
     folder.mkdir()
     for i, path in enumerate(sorted(photo_folder.iterdir())[:3]):
         Image.open(path).convert("RGB").save(folder / f"{i}.jpg")
-    monkeypatch.setattr(throughput, "memory", functools.partial(throughput.memory, counts=(2, 4)))
+    monkeypatch.setattr(throughput, "long", functools.partial(throughput.long, scores=1000))
     given = ["--photos", str(folder), "--out", str(out)]
-    throughput.main([*given, "--parts", "memory"])
+    throughput.main([*given, "--parts", "long"])
     throughput.main([*given, "--parts", "pipeline"])
     assert not (out / "throughput.json").exists()
     found = json.loads((out / "parts.json").read_text())
-    assert [row["photos"] for row in found["memory"]] == [2, 4]
+    assert [row["photos"] for row in found["long"]] == list(range(100, 1001, 100))
+    assert found["long"][-1]["errors"] == 2  # one of 500 files is damaged
     (pipe, read) = found["pipeline"]
     assert pipe["photos"] == read["photos"] == 3
     assert 0.05 < pipe["piped"] / pipe["own"] < 20

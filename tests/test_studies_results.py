@@ -17,6 +17,7 @@ from benchmarks.studies.reporting import footer, read_report
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 STUDIES = (
+    "determinism",
     "few_labels",
     "fusion",
     "learning_curves",

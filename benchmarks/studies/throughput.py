@@ -9,10 +9,11 @@ For ``grepq-sem`` on the CPU:
 - ``reading``: seconds that reading and decoding a photo take on one core, and the bytes of its file;
 - ``jobs``: photos a second of ``grepq score`` with one process of all threads, and with one process for each core, on an idle
   machine and beside as many processes as there are cores that compute without end; the start is counted;
-- ``memory``: peak of a process that scores one small file again and again, after so many of them.
+- ``long``: 100,000 scores in one run, on one thread, of small files of 500 sizes, one of which is damaged: the memory of the
+  process after each tenth of them, and the processor's time for a photo in it.
 
-Takes half an hour on two cores that do nothing else. What is measured stays in ``parts.json``; ``--parts`` measures some of
-it, so that what needs no quiet machine, ``memory``, can be done at another time. ``--report-only`` writes Markdown anew.
+Takes an hour on two cores that do nothing else. What is measured stays in ``parts.json``; ``--parts`` measures some of it, so
+that what needs no quiet machine, ``long``, can be done at another time. ``--report-only`` writes Markdown anew.
 """
 
 from __future__ import annotations
@@ -20,16 +21,19 @@ from __future__ import annotations
 import json
 import os
 import random
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice, repeat
+from itertools import cycle, islice
 from pathlib import Path
 
+import psutil
 import torch
+from PIL import Image
 
 from benchmarks.harness.machine import PeakMemory
 from benchmarks.studies.reporting import Report, Row, measured, parse, read_report, study_parser, table, write_report
@@ -39,11 +43,11 @@ from grepq_metric.images import find_images
 
 STUDY = "throughput"
 WEIGHTS = "grepq-sem"
-PARTS = ("memory", "pipeline", "jobs")
+PARTS = ("long", "pipeline", "jobs")
 PHOTOS, BLOCK = 1000, 25
 JOBS_PHOTOS = 400
-SMALL = 96
-COUNTS = (1_000, 10_000, 100_000)
+FILES, SMALLEST, LARGEST = 500, 64, 160
+SCORES, MARKS, TURNS = 100_000, 10, 10
 BUSY = "while True: sum(range(100000))"
 
 
@@ -120,24 +124,40 @@ def jobs(photos: Sequence[Path]) -> list[Row]:
     return rows
 
 
-def memory(photo: Path, counts: Sequence[int] = COUNTS) -> list[Row]:
-    """The report's table ``memory``: of this process, which must have scored nothing larger."""
-    peak, rows = PeakMemory(), list[Row]()
+def long(photos: Sequence[Path], scores: int = SCORES) -> list[Row]:
+    """The report's table ``long``: of this process, which must have scored nothing larger."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # or the threads' waiting for one another would count as work
+    peak, process, rows = PeakMemory(), psutil.Process(), list[Row]()
     with tempfile.TemporaryDirectory() as folder:
-        small = Path(folder) / "small.jpg"
-        _shrunk(photo, small)
-        done, scored = 0, score_files(repeat(small, max(counts)), weights=WEIGHTS, device="cpu")
-        for count in counts:
-            done += sum(1 for _ in islice(scored, count - done))
-            rows.append({"table": "memory", "photos": done, "mib": peak.peak()})
+        files = small_files(photos, Path(folder))
+        scored = score_files(islice(cycle(files), scores), weights=WEIGHTS, device="cpu")
+        errors = 0
+        for mark in range(1, MARKS + 1):
+            times = []
+            for _ in range(TURNS):
+                began = time.process_time()
+                turn = list(islice(scored, scores // MARKS // TURNS))
+                times.append((time.process_time() - began) / len(turn))
+                errors += sum(row["error"] is not None for row in turn)
+            memory = {"peak": peak.peak(), "resident": process.memory_info().rss / 2**20}
+            seconds = {"median": statistics.median(times), "fastest": min(times)}
+            rows.append({"table": "long", "photos": scores * mark // MARKS, "errors": errors, **memory, **seconds})
+    torch.set_num_threads(threads)
     return rows
 
 
-def _shrunk(photo: Path, to: Path) -> None:
-    from PIL import Image
-
-    with Image.open(photo) as image:
-        image.convert("RGB").resize((SMALL, SMALL)).save(to, "JPEG", quality=95)
+def small_files(photos: Sequence[Path], folder: Path, count: int = FILES) -> list[Path]:
+    """JPEG files of as many sizes, the last of which is cut, made of photos."""
+    draw, files = random.Random(0), []
+    for number in range(count):
+        with Image.open(photos[number % len(photos)]) as photo:
+            size = draw.randint(SMALLEST, LARGEST), draw.randint(SMALLEST, LARGEST)
+            file = folder / f"{number}.jpg"
+            photo.convert("RGB").resize(size).save(file, "JPEG", quality=95)
+        files.append(file)
+    files[-1].write_bytes(files[-1].read_bytes()[:-500])
+    return files
 
 
 def markdown(report: Report) -> list[str]:
@@ -155,8 +175,13 @@ def markdown(report: Report) -> list[str]:
     lines = [*table([f"`{WEIGHTS}`", "measured"], cells), ""]
     rows = [[str(r["machine"]), f"{r['jobs']}", f"{r['rate']:.1f}"] for r in report.table("jobs")]
     lines += [*table(["machine", "`--jobs`", "photos a second"], rows), ""]
-    rows = [[f"{r['photos']:,}", f"{r['mib']:,.0f}"] for r in report.table("memory")]
-    return [*lines, *table([f"photos of {SMALL} x {SMALL} pixels in one run", "peak memory of the process, MiB"], rows)]
+    rows = [
+        [f"{r['photos']:,}", *(f"{r[name]:,.0f}" for name in ("peak", "resident"))]
+        + [f"{1e3 * float(r[name]):.2f}" for name in ("median", "fastest")]
+        for r in report.table("long")
+    ]
+    head = ["photos so far", "peak memory, MiB", "memory, MiB", "ms of a core for a photo, median", "fastest"]
+    return [*lines, *table(head, rows)]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -172,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     found: dict[str, list[Row]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     measures: dict[str, Callable[[], list[Row]]] = {
-        "memory": lambda: memory(photos[0]),  # first, since peaks stay
+        "long": lambda: long(photos),  # first, since peaks stay
         "pipeline": lambda: pipeline(photos),
         "jobs": lambda: jobs(photos[:JOBS_PHOTOS]),
     }

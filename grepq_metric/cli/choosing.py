@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import math
 import os
-import shutil
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -14,7 +13,7 @@ from pathlib import Path
 from grepq_metric.cli.photos import identity
 from grepq_metric.cli.writers import SCORES, Row, one_line, refuse_existing
 from grepq_metric.errors import InputError
-from grepq_metric.files import whole_file
+from grepq_metric.files import move_file, whole_file
 from grepq_metric.tables import FACTS, path_cell
 
 KEPT = {True: "yes", False: "no", None: None}
@@ -183,10 +182,11 @@ def move(photos: Collection[str], folder: Path) -> list[str]:
     common = os.path.commonpath([os.path.dirname(place) for place in places.values()])
     folder.mkdir(parents=True, exist_ok=True)
     moved, problems, record = 0, [], folder / MOVED
-    fresh = not record.exists()
-    with record.open("a", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+    with record.open("a+", newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        stream.seek(0)
+        recorded = [tuple(row) for row in csv.reader(stream)]
         writer = csv.writer(stream)
-        if fresh:
+        if not recorded:
             writer.writerow(["from", "to"])
         for photo, place in places.items():
             target = _free(folder / os.path.relpath(place, common))
@@ -194,9 +194,11 @@ def move(photos: Collection[str], folder: Path) -> list[str]:
                 problems.append(f"{photo} is no file, and was not moved")
                 continue
             target.parent.mkdir(parents=True, exist_ok=True)
-            writer.writerow([place, os.path.abspath(target)])
-            stream.flush()
-            shutil.move(place, target)
+            step = (place, os.path.abspath(target))
+            if step not in recorded[-1:]:  # of a run that was killed before it moved the photo
+                writer.writerow(step)
+                stream.flush()
+            move_file(place, target)
             moved += 1
     return [f"{moved} {_photos(moved)} moved to {folder}, as {record} records", *map(one_line, problems)]
 

@@ -58,6 +58,9 @@ def gallery(
     root: Path = typer.Option(
         None, metavar="DIR", help="Of a table: the folder that its relative paths start from. Default: the current one."
     ),
+    allow_truncated: bool = typer.Option(
+        False, "--allow-truncated", help="As in grepq score. Pictures show what can be read of a photo in any case."
+    ),
     map: bool = typer.Option(
         False, "--map", help="Also draw where photos are good and bad. A table brings its maps in a column map."
     ),
@@ -76,12 +79,12 @@ def gallery(
     The folder holds all that the page needs. Photos that can't be scored are shown with their error, and the exit status is 1.
     """
     options = {"metric": metric, "weights": weights, "head": head, "device": device, "precision": precision}
-    options |= {"speed": speed, "resolution": resolution, "jobs": jobs}
+    options |= {"speed": speed, "resolution": resolution, "jobs": jobs, "allow_truncated": allow_truncated or None}
     options = {name: value for name, value in options.items() if value is not None}
     table = _table(sources)
     if table is not None and (options or map):
         given = next(iter(options), "map")
-        raise InputError(f"--{given} is about photos that are scored here, and {table} holds scores already")
+        raise InputError(f"--{given.replace('_', '-')} is about photos that are scored here, and {table} holds scores already")
     if table is None and root is not None:
         raise InputError("--root is about paths in a table: name photos as they are to be found")
     if not (0 < max_pixels < math.inf):
@@ -140,7 +143,7 @@ def _scorer(options: dict[str, Any], max_pixels: int, draws: bool) -> PhotoScore
 
     head = options.get("head")
     name, more = chosen(options.get("metric"), options.get("weights"))
-    more |= {mode: options[mode] for mode in ("precision", "speed", "resolution") if mode in options}
+    more |= {mode: options[mode] for mode in ("precision", "speed", "resolution", "allow_truncated") if mode in options}
     if head is None:
         more.setdefault("resolution", STANDARD_SIDE)
     entry = catalog.find(name or catalog.DEFAULT) if head is None else None

@@ -31,8 +31,8 @@ class MapFolder:
         self._names: dict[str, str] = {}
         self._taken: set[str] = set()
 
-    def prepare(self, photos: Iterable[str], inputs: Collection[object]) -> None:
-        """Make the folder, and check that maps of these photos destroy nothing.
+    def prepare(self, photos: Iterable[str], inputs: Collection[object], instead: str) -> None:
+        """Make the folder, and check that maps of these photos destroy nothing; `instead` as in `refuse_existing`.
 
         Raises:
             FileExistsError: one is an input, or exists without `overwrite`.
@@ -41,7 +41,7 @@ class MapFolder:
         if self.folder.exists() and not self.folder.is_dir():
             raise NotADirectoryError(f"--map {self.folder} is a file, expected a folder")
         for photo in photos:
-            refuse_existing(self.path(photo), "--map", inputs, self.overwrite)
+            refuse_existing(self.path(photo), "--map", inputs, self.overwrite, instead)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def path(self, photo: str) -> Path:

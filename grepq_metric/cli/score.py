@@ -432,8 +432,9 @@ def _protect(
     if output is None and folder is None:
         return None
     inputs = input_identities(photos, head, weights)
+    go_on = "--resume to go on after it, " if recorded(output, format) else ""
+    instead = f"choose another name, {go_on}or --overwrite to replace it"
     if output is not None:
-        instead = "choose another name, --resume to go on after it, or --overwrite to replace it"
         for file in dict.fromkeys((output, rows_file(output, format))):
             refuse_existing(file, "--output", inputs, overwrite or resume, instead)
         if recorded(output, format):
@@ -441,7 +442,7 @@ def _protect(
     if folder is None:
         return None
     maps = MapFolder(folder, overwrite or resume)
-    maps.prepare(photos, inputs)
+    maps.prepare(photos, inputs, instead)
     return maps
 
 

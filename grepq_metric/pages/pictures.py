@@ -22,7 +22,7 @@ _BOMB = 80_000_000  # pixels; Pillow warns of more
 
 
 def small(path: str | Path, side: int, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A photo as RGB, upright, its longer side at most `side`.
+    """A photo as RGB, upright, its longer side at most `side`; of one that lacks a part, what can be read.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -42,7 +42,7 @@ def small(path: str | Path, side: int, max_pixels: int = MAX_PIXELS) -> Image.Im
             return turned
         except Exception:  # of whatever kind: decoding it whole tells what is wrong, if it is more than an odd tag
             pass
-    values = decode_image(data, path, max_pixels)
+    values = decode_image(data, path, max_pixels, damages=[])
     whole = Image.fromarray((values.permute(1, 2, 0).numpy() * 255).round().astype("uint8"))
     whole.thumbnail((side, side), Image.Resampling.LANCZOS)
     return whole
