@@ -10,8 +10,8 @@
 - ``disk``: a disk (a tmpfs, which needs root) that ends after a part of what the command writes, which the seed draws; then it
   grows, and the command is given again.
 - ``clock``: killed as above; before the rerun all that is there comes from ten years ahead: the clock was set back.
-- ``readonly``: folders of caches that can't be written.
 - ``closed``: standard output that nobody reads.
+- ``readonly``: the folder of a cache can't be written.
 - ``crowd``: two and eight of the same command at once, on one cache.
 
 Each run is a fork of this process, which has imported what takes long; Ray, which starts programs of its own, has a new one.
@@ -205,12 +205,6 @@ class Ended:
     seconds: float
     changes: list[str] = field(default_factory=list)
 
-    @property
-    def message(self) -> str:
-        """The last line."""
-        lines = self.written.strip().splitlines()
-        return lines[-1] if lines else ""
-
 
 class Command:
     """A run of a job: `start` it, perhaps `kill` it, `wait` for its end.
@@ -222,7 +216,6 @@ class Command:
         more: arguments after its own.
         stop_at: number of the change of `out` before which it is killed.
         stdout: descriptor of standard output; by default a file, with standard error.
-        environment: variables that are set.
     """
 
     def __init__(
@@ -233,27 +226,23 @@ class Command:
         more: Sequence[str] = (),
         stop_at: int | None = None,
         stdout: int | None = None,
-        environment: dict[str, str] | None = None,
     ) -> None:
         self.job, self.out = job, out
         self.arguments = [*job.start(inputs, out), *more]
         self._notes = Path(tempfile.mkdtemp(prefix="grepq-faults-"))
-        environment = {"XDG_CACHE_HOME": str(out / "home"), "HF_HOME": str(out / "home/hf"), **(environment or {})}
         self._began = time.monotonic()
         if job.process:
             with (self._notes / "written").open("wb") as stream:
                 command = [sys.executable, "-m", "grepq_metric", *self.arguments]
-                started = subprocess.Popen(
-                    command, stdout=stream, stderr=stream, env=os.environ | environment, start_new_session=True
-                )
+                started = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
             started.returncode = 0  # it is waited for here
             self.pid = started.pid
             return
         self.pid = os.fork()
         if not self.pid:
-            self._run(stop_at, stdout, environment)
+            self._run(stop_at, stdout)
 
-    def _run(self, stop_at: int | None, stdout: int | None, environment: dict[str, str]) -> None:
+    def _run(self, stop_at: int | None, stdout: int | None) -> None:
         """The child."""
         status = 70
         try:
@@ -263,7 +252,6 @@ class Command:
             os.dup2(written if stdout is None else stdout, 1)
             os.dup2(written, 2)
             sys.stdout, sys.stderr = (os.fdopen(number, "w", encoding="utf-8") for number in (1, 2))
-            os.environ.update(environment)
             self._watch(stop_at)
             status = _entry(self.job.entry, self.arguments)
         finally:
@@ -362,9 +350,7 @@ def content(job: Job, out: Path) -> dict[str, Any]:
     for path in _files(out):
         # Pictures of a gallery are named after the time of the file that they show.
         name = _PICTURE.sub(lambda _, path=path: _hash(path), path.relative_to(out).as_posix())
-        if path in unfinished or name.startswith("home/"):
-            continue
-        if "/training/" in f"/{name}":  # the run's own; what it has learned is in its checkpoint
+        if path in unfinished or "/training/" in f"/{name}":  # a training's own, of which the weights are made
             continue
         if job.process:  # parts of a table, cut where it happened
             found.setdefault("rows", []).extend(_timeless(_rows(path), str(out)))
@@ -430,7 +416,7 @@ def check_whole(out: Path) -> None:
 
     unfinished = _left(out)
     for path in _files(out):
-        if path in unfinished or "/home/" in f"/{path.relative_to(out).as_posix()}":
+        if path in unfinished:
             continue
         try:
             if path.suffix == ".safetensors":
@@ -610,14 +596,12 @@ class Bench:
         return self.kill(points, rng, back=True)
 
     def readonly(self, points: int, rng: random.Random) -> Tally:
-        """Caches that can't be written: the command does without, or says so."""
+        """A cache that can't be written: the command does without, or says so."""
         tally = Tally(1)
         with self.folder("readonly") as out:
             (out / "cache").mkdir()
-            (out / "home").mkdir()
-            with mounted(out / "cache", 1 << 20), mounted(out / "home", 1 << 20):
-                for place in ("cache", "home"):
-                    subprocess.run(["mount", "-o", "remount,ro", str(out / place)], check=True)
+            with mounted(out / "cache", 1 << 20):
+                subprocess.run(["mount", "-o", "remount,ro", str(out / "cache")], check=True)
                 ended = self.run(out)
                 if ended.status == self.job.status:
                     tally.count("did without")
@@ -739,9 +723,9 @@ def import_all() -> None:
             importlib.import_module(name)
 
 
-FAULTS = ("kill", "disk", "clock", "readonly", "closed", "crowd")
-CACHED = ("fit", "train low", "train qfm")
-"""Jobs that share a cache."""
+FAULTS = ("kill", "disk", "clock", "closed", "readonly", "crowd")
+OF_CACHES, CACHED = ("readonly", "crowd"), ("fit", "train low", "train qfm")
+"""Faults that are about caches, and jobs that have one."""
 
 
 def run(faults: Sequence[str], names: Sequence[str], points: int, seed: int, work: Path) -> dict[str, dict[str, Tally]]:
@@ -758,12 +742,13 @@ def run(faults: Sequence[str], names: Sequence[str], points: int, seed: int, wor
             os._exit(not inputs.released["clip"].exists())
     if os.wait()[1]:
         raise Fault("the inputs can't be made")
+    os.environ.update(HF_HOME=str(work / "home"), XDG_CACHE_HOME=str(work / "home"))  # read where they are imported
     import_all()
     tallies: dict[str, dict[str, Tally]] = {fault: {} for fault in faults}
     for name in names:
         bench = Bench(name, inputs, work)
         for fault in faults:
-            if fault == "crowd" and name not in CACHED:
+            if fault in OF_CACHES and name not in CACHED:
                 continue
             tally = getattr(bench, fault)(points, random.Random(f"{seed} {fault} {name}"))
             tallies[fault][name] = tally
@@ -787,6 +772,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Fault as fault:
         print(f"{fault}\nsee {work}", file=sys.stderr)
         return 1
+    except PermissionError as error:  # disks are root's
+        print(error, file=sys.stderr)
+        return 2
     shutil.rmtree(work)
     if given.record is not None:
         record(given.record, tallies, given.seed)

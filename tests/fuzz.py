@@ -704,17 +704,24 @@ def fuzz(name: str, cases: int, seed: int) -> Found:
         Exception: what a case raised that it may not, with the smallest case that does.
         AssertionError: a case took more than `SECONDS` or `BYTES`.
     """
-    target, found = TARGETS[name], Found()
-    target.ready()
-
-    @hypothesis.seed(seed)
-    @settings(
+    run, found = test_of(name)
+    run = settings(
         max_examples=cases,
         database=None,
         deadline=None,
         phases=[Phase.generate, Phase.shrink],
         suppress_health_check=list(HealthCheck),
-    )
+    )(hypothesis.seed(seed)(run))
+    with quiet():
+        run()
+    return found
+
+
+def test_of(name: str) -> tuple[Callable[[], None], Found]:
+    """A target as a test of Hypothesis, which draws its cases, and what comes of them."""
+    target, found = TARGETS[name], Found()
+    target.ready()
+
     @given(target.cases)
     def run(case: Any) -> None:
         before, began = _memory(reset=True), time.process_time()
@@ -727,10 +734,7 @@ def fuzz(name: str, cases: int, seed: int) -> Found:
             found.seconds, found.slowest = seconds, f"{case!r:.300}"
         found.megabytes = max(found.megabytes, taken / 1e6)
 
-    with warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")
-        run()
-    return found
+    return run, found
 
 
 def _memory(reset: bool = False) -> int:
@@ -745,17 +749,36 @@ def _memory(reset: bool = False) -> int:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what libpng and libjpeg write to standard error, past Python."""
+def quiet() -> Iterator[None]:
+    """Without warnings, and without what libpng and libjpeg write to standard error, past Python."""
     sys.stderr.flush()
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, 2)
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         os.dup2(kept, 2)
         os.close(kept)
         os.close(nowhere)
+
+
+def report(name: str, found: Found, seed: int, tools: dict[str, str], told: str, record: Path | None) -> None:
+    """Print what came of a target, and add it to a JSON file."""
+    figures = {
+        "cases": found.outcomes.total(),
+        "seed": seed,
+        "outcomes": dict(found.outcomes.most_common()),
+        "worst_seconds": round(found.seconds, 3),
+        "worst_megabytes": round(found.megabytes),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "with": {**tools, "python": platform.python_version()},
+    }
+    print(name, json.dumps(figures), told, flush=True)
+    if record is not None:
+        kept = json.loads(record.read_text()) if record.exists() else {}
+        record.write_text(json.dumps({**kept, name: figures}, indent=2, sort_keys=True) + "\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -770,19 +793,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name in options.target or TARGETS:
         began = time.monotonic()
         found = fuzz(name, options.cases, options.seed)
-        figures = {
-            "cases": found.outcomes.total(),
-            "seed": options.seed,
-            "outcomes": dict(found.outcomes.most_common()),
-            "worst_seconds": round(found.seconds, 3),
-            "worst_megabytes": round(found.megabytes),
-            "date": datetime.now(timezone.utc).date().isoformat(),
-            "with": {"hypothesis": hypothesis.__version__, "python": platform.python_version()},
-        }
-        print(name, json.dumps(figures), f"{time.monotonic() - began:.0f} s; slowest: {found.slowest}", flush=True)
-        if options.record is not None:
-            kept = json.loads(options.record.read_text()) if options.record.exists() else {}
-            options.record.write_text(json.dumps({**kept, name: figures}, indent=2, sort_keys=True) + "\n")
+        told = f"{time.monotonic() - began:.0f} s; slowest: {found.slowest}"
+        report(name, found, options.seed, {"hypothesis": hypothesis.__version__}, told, options.record)
     return 0
 
 
