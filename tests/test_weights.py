@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def test_the_config_records_constants_and_provenance(model, folder):
     assert config["pathways"] == ["low", "high"]
     assert (config["patch_size"], config["patch_stride"], config["ridge"]) == (96, 48, 0.001)
     assert (config["distance_scale"], config["logit_scale"]) == (100.0, 10.0)
-    assert config == model.config
+    assert {key: value for key, value in config.items() if key != "saved"} == model.config
     card = (folder / "README.md").read_text()
     assert model.weights_id in card
 
@@ -429,3 +430,19 @@ def test_a_damaged_pickle_is_one_error_and_no_advice_to_run_it(tmp_path):
         read_tensors(tmp_path / "b.pt")
     assert "weights_only" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_config_and_tensors_of_two_saves_are_not_mixed(model, tmp_path):
+    """As a process leaves them that is killed while it replaces the one and has not yet replaced the other."""
+    for name, changes in (("old", {}), ("new", {"distance_scale": 50.0})):
+        low = GRepQ(pathways=["low"], name=name, **changes)
+        low.low.load_state_dict(model.low.state_dict())
+        low.save_pretrained(tmp_path / name)
+    shutil.copy(tmp_path / "new" / "config.json", tmp_path / "old")
+    with pytest.raises(WeightsError, match=r"old/config\.json and model\.safetensors were not saved together.*once more"):
+        GRepQ.from_pretrained(tmp_path / "old")
+    shutil.copy(tmp_path / "new" / "model.safetensors", tmp_path / "old")
+    assert GRepQ.from_pretrained(tmp_path / "old").name == "new"
+    config = json.loads((tmp_path / "new" / "config.json").read_text())
+    (tmp_path / "new" / "config.json").write_text(json.dumps({**config, "name": "renamed"}))  # by hand
+    assert GRepQ.from_pretrained(tmp_path / "new").name == "renamed"
