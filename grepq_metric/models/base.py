@@ -378,9 +378,10 @@ class QualityModel(
 
         Args:
             weights: a built-in name (``grepq-sem``, ``grepq-lite``, ``grepq-ll`` and ``qfm-iqm``: in this package, no
-                network; ``grepq-hl`` and ``grepq``: CLIP from the Hugging Face Hub), a tag such as ``grepq-ll.8690ed2c``,
-                which means the same values for ever, a folder with ``config.json`` and ``model.safetensors``, such a
-                safetensors file, or a Hub repository ``user/name``.
+                network; ``grepq-hl`` and ``grepq``: CLIP from the Hugging Face Hub; ``grepq-authors``: what ``grepq convert``
+                made last on this machine), a tag such as ``grepq-ll.8690ed2c``, which means the same values for ever, a
+                folder with ``config.json`` and ``model.safetensors``, such a safetensors file, or a Hub repository
+                ``user/name``.
             revision: branch, tag or commit of the Hub repository; for ``grepq-hl`` and ``grepq``, of CLIP's in place of the
                 pinned one.
             token: access token for the Hub; by default what ``hf auth login`` or ``HF_TOKEN`` set.

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from datetime import date
 from pathlib import Path, PurePath
 
-from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from grepq_metric.catalog import DriveFolder
@@ -59,6 +58,7 @@ def fetch_folder(source: DriveFolder, keep: Path) -> dict[str, Fetched]:
     try:
         import gdown  # noqa: F401
         import h5py  # noqa: F401
+        from filelock import FileLock, Timeout
     except ImportError as error:
         raise InputError('fetching the files needs gdown and h5py: pip install "grepq-metric[convert]"') from error
     try:
