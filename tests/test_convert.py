@@ -328,10 +328,14 @@ def test_what_was_fetched_is_not_fetched_again_and_clip_may_be_a_file(
     assert authors.remembered().folder == converted.folder  # another name is another method
 
 
-def test_options_that_contradict_each_other_are_named(machine, released, tmp_path):
+def test_options_that_cannot_be_meant_are_named_before_anything_is_fetched(machine, drive, released, tmp_path):
+    drive.requests.clear()
     told = grepq("convert", "--download", "--low", released["low"], "-o", tmp_path / "x", status=2).stderr
     assert "--download fetches the authors' files, got --low too" in told
     assert "--low needs --pristine too" in grepq("convert", "--low", released["low"], "-o", "x", status=2, cwd=tmp_path).stderr
+    missing = grepq("convert", "--download", "--check", "absent.jpg", "-o", "x", status=2, cwd=tmp_path).stderr
+    assert "absent.jpg" in missing
+    assert not drive.requests
     assert "give --download" in grepq("convert", "-o", "x", status=2, cwd=tmp_path).stderr
 
 
@@ -370,25 +374,25 @@ class Numbers(torch.nn.Module):
 @pytest.mark.parametrize(
     ("scores", "message"),
     [
-        ((math.nan, 0.5, 0.5, 0.5), r"scores that are not in \(0, 1\.5\)"),
-        ((1.4, 0.5, 1.6, 0.5), r"scores that are not in \(0, 1\.5\)"),
+        ((math.nan, 0.5, 0.5, 0.5), r"scores that are not from 0 to 1\.5"),
+        ((1.4, 0.5, 1.6, 0.5), r"scores that are not from 0 to 1\.5"),
         ((0.5, 0.5, 0.5, 0.5), r"china\.jpg scores 0\.5000, no better than badly distorted: 0\.5000"),
         ((0.5, 0.2, 0.2, 0.6), None),  # of one kind of distortion little is seen
     ],
 )
 def test_weights_that_cannot_be_right_do_not_pass_the_check(scores, message, capsys):
-    from grepq_metric.cli.convert import _check
+    from grepq_metric.cli.convert import _check, _photos
 
     if message is None:
-        _check(Numbers(*scores), [])
+        _check(Numbers(*scores), _photos([]))
         assert capsys.readouterr().out.count("check: ") == 2
     else:
         with pytest.raises(WeightsError, match=message):
-            _check(Numbers(*scores), [])
+            _check(Numbers(*scores), _photos([]))
 
 
 def test_the_check_takes_photos_of_the_user(photo_folder, capsys):
-    from grepq_metric.cli.convert import _check
+    from grepq_metric.cli.convert import _check, _photos
 
-    _check(load_model("grepq-ll"), [photo_folder / "coffee.png", photo_folder / "rocket.png"])
+    _check(load_model("grepq-ll"), _photos([photo_folder / "coffee.png", photo_folder / "rocket.png"]))
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["coffee.png", "rocket.png"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,36 +54,46 @@ def convert(
 
     Weights of both pathways are `grepq-authors` from then on, for --metric and wherever else weights have a name.
     """
-    from grepq_metric.errors import InputError
     from grepq_metric.models import GRepQ
     from grepq_metric.weights.authors import remember
     from grepq_metric.weights.convert import convert
 
     refuse_weights_folder(output, "--output", overwrite, own=catalog.AUTHORS.name)
-    given = {"--low": low, "--high": high, "--pristine": pristine}
+    _refuse_odd_options(download, {"--low": low, "--high": high, "--pristine": pristine, "--clip": clip})
+    photos = list(_photos(check))
     facts: dict[str, Any] = {}
     if download:
-        if unwanted := [option for option, path in given.items() if path is not None]:
-            raise InputError(f"--download fetches the authors' files, got {', '.join(unwanted)} too")
         files, facts = _downloaded()
+        low, high, pristine = (files[key] for key in ("low", "high", "pristine"))
         if clip is None:
             clip, facts["clip"] = _pinned_clip()
-        low, high, pristine = (files[key] for key in ("low", "high", "pristine"))
-    elif clip is None and not any(given.values()):
-        raise InputError("nothing to convert: give --download, --low and --pristine, --high and --clip, or all four")
-    for one, other, names in ((low, pristine, ("--low", "--pristine")), (high, clip, ("--high", "--clip"))):
-        if (one is None) != (other is None):
-            option, missing = names if other is None else names[::-1]
-            raise InputError(f"{option} needs {missing} too")
     model = GRepQ.from_parts(*convert(low, high, pristine, clip, name=name, facts=facts), source="the authors' files")
-    _check(model, check)
+    _check(model, photos)
     model.save_pretrained(output)
     typer.echo(f"{model.weights_id} in {output}")
     if (model.name, model.pathways) == (catalog.AUTHORS.name, catalog.AUTHORS.pathways):
         remember(output, model.weights_id)
-        typer.echo(
-            f"{catalog.AUTHORS.name} is their name on this machine: grepq score photo.jpg --metric {catalog.AUTHORS.name}"
-        )
+        typer.echo(f"{name} is their name on this machine: grepq score photo.jpg --metric {name}")
+
+
+def _refuse_odd_options(download: bool, files: Mapping[str, object]) -> None:
+    """Check that the files given go together.
+
+    Raises:
+        InputError: they do not; the message names the options.
+    """
+    from grepq_metric.errors import InputError
+
+    given = [option for option, file in files.items() if file is not None]
+    if download:
+        if unwanted := [option for option in given if option != "--clip"]:
+            raise InputError(f"--download fetches the authors' files, got {', '.join(unwanted)} too")
+        return
+    if not given:
+        raise InputError("nothing to convert: give --download, --low and --pristine, --high and --clip, or all four")
+    for pair in (("--low", "--pristine"), ("--high", "--clip")):
+        if len(missing := [option for option in pair if option not in given]) == 1:
+            raise InputError(f"{next(option for option in pair if option in given)} needs {missing[0]} too")
 
 
 def _downloaded() -> tuple[dict[str, Path], dict[str, Any]]:
@@ -119,7 +129,7 @@ def _pinned_clip() -> tuple[str, str]:
     return str(path), origin
 
 
-def _check(model: QualityModel, photos: Sequence[Path]) -> None:
+def _check(model: QualityModel, photos: Iterable[tuple[str, Tensor]]) -> None:
     """Score photos and badly distorted versions of them, and refuse weights that can't be right.
 
     Raises:
@@ -130,16 +140,16 @@ def _check(model: QualityModel, photos: Sequence[Path]) -> None:
     from grepq_metric.errors import WeightsError
     from grepq_metric.training.sanity import severe_scores
 
-    for name, photo in _photos(photos):
+    for name, photo in photos:
         scores = severe_scores(model, photo)
         typer.echo(f"check: {one_line(name)} " + ", ".join(f"{key} {score:.4f}" for key, score in scores.items()))
         itself, *others = scores.values()
-        if not all(0 < score < model.best for score in scores.values()):  # so is NaN
-            raise WeightsError(f"{name} gives scores that are not in (0, {model.best:g}): these weights can't be right")
+        if not all(0 < score <= model.best for score in scores.values()):  # so is NaN
+            raise WeightsError(f"{name} gives scores that are not from 0 to {model.best:g}: these weights can't be right")
         if itself <= mean(others):
             raise WeightsError(
                 f"{name} scores {itself:.4f}, no better than badly distorted: {mean(others):.4f}, the mean of blur, noise and "
-                "JPEG. These weights can't be right, or the photo is a bad one: --check takes others. Nothing is written"
+                "JPEG. These weights can't be right, or the photo is a bad one (--check takes others). Nothing is written"
             )
 
 
