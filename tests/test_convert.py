@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 import torch
 
-from grepq_metric import GRepQ, GRepQLoss, WeightsError, catalog, load_model
+from grepq_metric import GRepQ, GRepQLoss, GRepQRegressor, WeightsError, catalog, load_model
 from grepq_metric.catalog import AUTHORS, CLIP_RN50
 from grepq_metric.files import sha256
 from grepq_metric.weights import HubOptions, authors
@@ -210,6 +210,7 @@ def test_one_command_makes_the_published_method_and_says_what_of(converted, rele
     assert model.provenance["downloaded_from"] == "https://drive.google.com/drive/folders/1wLpdN6TNezur_0_NF7XgmBMyWcSxH5eX"
     assert f"{CLIP_RN50.repository} at {COMMIT}" in model.provenance["clip"]
     assert AUTHORS.released.terms in card
+    assert "license: unknown" in card  # and not that of this package
     checks = [line for line in converted.said.splitlines() if line.startswith("check: ")]
     assert [line.split()[:3] for line in checks] == [["check:", "rocket.png", "itself"]]
 
@@ -227,6 +228,10 @@ def test_every_door_knows_the_name_in_any_folder(converted, photos, photo_folder
     assert pyiqa.create_metric("grepq", weights="grepq-authors", device="cpu")(x).item() == pytest.approx(expected, abs=1e-6)
     hub = torch.hub.load(str(Path(catalog.__file__).parents[1]), "grepq_authors", source="local")
     assert hub(x).item() == expected
+    images = [photo[0, :, :96, :96] for photo in photos.values()]
+    GRepQRegressor("grepq-authors").fit(images, list(range(len(images)))).save("head.safetensors")
+    mos = pyiqa.create_metric("grepq-mos", head="head.safetensors", device="cpu")
+    assert mos.net.model.weights_id == model.weights_id  # a head knows whose it is
     for option in ("--metric", "--weights"):
         result = grepq("score", photo_folder / "stereo.png", option, "grepq-authors", "--format", "json")
         (row,) = json.loads(result.stdout)
@@ -291,8 +296,8 @@ def test_weights_that_were_moved_or_replaced_are_not_taken_for_it(converted, mon
     with pytest.raises(WeightsError, match=r"converted to .*copy, and is not there any more: `grepq convert` makes it again"):
         GRepQ.from_pretrained("grepq-authors")
     assert "which is not there any more" in grepq("info").stdout
-    (authors.kept() / "weights.json").write_text("{")
-    with pytest.raises(WeightsError, match=r"weights\.json is damaged"):
+    authors.kept().with_suffix(".json").write_text("{")
+    with pytest.raises(WeightsError, match=r"grepq-authors\.json is damaged"):
         GRepQ.from_pretrained("grepq-authors")
 
 

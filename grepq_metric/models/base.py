@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from grepq_metric.catalog import AUTHORS_ORIGIN
 from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.inputs import check_images, check_range, pad_to, reduce_to, result_type
 from grepq_metric.pathways import FEATURE_KINDS, Pathway
@@ -494,7 +495,10 @@ class QualityModel(
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The model card, filled with the weights' id and provenance."""
         facts = card_facts(type(self).__name__, self.weights_id, self.pathways, self.provenance)
-        return super().generate_model_card(*args, **facts, **kwargs)
+        card = super().generate_model_card(*args, **facts, **kwargs)
+        if self.provenance.get("origin") == AUTHORS_ORIGIN:
+            card.data["license"] = "unknown"  # the authors' files carry no statement
+        return card
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which networks run; in fp32 an autocast of the caller's stays in force."""

@@ -33,7 +33,7 @@ class Converted:
 
 
 def kept() -> Path:
-    """The folder, among the Hub client's assets, for the authors' files and the record; it need not exist."""
+    """The folder, among the Hub client's assets, for the authors' files; it need not exist."""
     return Path(huggingface_hub.constants.HF_ASSETS_CACHE) / "grepq-metric" / AUTHORS.name
 
 
@@ -45,7 +45,7 @@ def remember(folder: str | Path, identity: str) -> None:
     """
     folder = Path(folder).absolute()
     try:
-        kept().mkdir(parents=True, exist_ok=True)
+        _record().parent.mkdir(parents=True, exist_ok=True)
         with whole_file(_record()) as part:
             part.write_text(json.dumps({"folder": str(folder), "weights_id": identity}), encoding="utf-8")
     except OSError as error:
@@ -90,4 +90,4 @@ def read_converted() -> tuple[dict[str, Any], dict[str, Tensor], Path]:
 
 
 def _record() -> Path:
-    return kept() / "weights.json"
+    return kept().with_suffix(".json")  # beside it, since the files may be deleted
