@@ -169,7 +169,7 @@ def test_no_answer_and_one_that_leads_nowhere_have_a_bound(drive, tmp_path, monk
 
 def test_no_network_is_one_message(drive, tmp_path, monkeypatch):
     monkeypatch.setattr("tests.drive_server.HOSTS", ())
-    with pytest.raises(WeightsError, match=r"cannot fetch the folder .* \(no way to drive\.google\.com\)\. Try again later"):
+    with pytest.raises(WeightsError, match=r"cannot fetch the folder .* Drive \(Failed to .*refused\)\. Try again later"):
         fetch_folder(SOURCE, tmp_path)
 
 

@@ -52,7 +52,8 @@ def convert(
     With --download they are fetched; a download that was cut is continued. Else give all four for both pathways, --low and
     --pristine for the low-level one, or --high and --clip for the high-level one.
 
-    Weights of both pathways are `grepq-authors` from then on, for --metric and wherever else weights have a name.
+    Weights of both pathways are `grepq-authors` from then on, for --metric and wherever else weights have a name; those with
+    another --name are not.
     """
     from grepq_metric.models import GRepQ
     from grepq_metric.weights.authors import remember

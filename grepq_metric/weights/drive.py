@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import threading
 import zipfile
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from grepq_metric.weights.tensors import read_tensors
 
 RETRIES = 2
 """Of a transfer that breaks off, within one call."""
+_CONNECTION = re.compile(r"^HTTPS?Connection\w*\([^)]*\): ")
 
 
 @dataclass(frozen=True)
@@ -179,7 +181,7 @@ def _problem(path: Path) -> str | None:
             return None
         with zipfile.ZipFile(path) as archive:
             return None if archive.testzip() is None else "a damaged file"
-    except (OSError, WeightsError, zipfile.BadZipFile):
+    except Exception:  # a damaged archive raises what it likes
         return "a damaged file"
 
 
@@ -207,6 +209,7 @@ def _help(source: DriveFolder) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """An error's first sentence, without gdown's advice."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text.partition(". ")[0].removesuffix(".")[:300]
+    """An error's first sentence, without gdown's advice; of the network, what it was in the end."""
+    last = getattr(error.args[0], "reason", None) if error.args else None
+    text = " ".join(str(last or error).split()) or type(error).__name__
+    return _CONNECTION.sub("", text).partition(". ")[0].removesuffix(".")[:300]
