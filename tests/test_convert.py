@@ -238,9 +238,7 @@ def test_every_door_knows_the_name_in_any_folder(converted, photos, photo_folder
         assert row["score"] == pytest.approx(expected, abs=1e-5)
         assert model.weights_id in result.stderr
         assert "CLIP" not in result.stderr
-    (row,) = json.loads(
-        grepq("gallery", photo_folder / "stereo.png", "--metric", "grepq-authors", "-o", "page").stdout or "[{}]"
-    )
+    grepq("gallery", photo_folder / "stereo.png", "--metric", "grepq-authors", "-o", "page")
     assert (tmp_path / "page" / "index.html").exists()
 
 

@@ -32,23 +32,25 @@ def server():
     server.stop()
 
 
+def tensors_of(count):
+    """A file of that many random numbers, as torch saves it."""
+    stream = io.BytesIO()
+    torch.save({"a": torch.rand(count)}, stream)
+    return stream.getvalue()
+
+
 @pytest.fixture
 def drive(server, monkeypatch):
     """A folder of two small files, and a third that nobody asked for."""
-    tensors, patches = io.BytesIO(), io.BytesIO()
-    torch.save({"a": torch.rand(600_000)}, tensors)
+    patches = io.BytesIO()
     with h5py.File(patches, "w") as file:
         file["data"] = torch.rand(2, 3, 96, 96).numpy()
     server.folder, server.faults = SOURCE.id, set()
-    server.files = {"notes & terms.txt": b"hello", "low.tar": tensors.getvalue(), "patches.hdf5": patches.getvalue()}
+    server.files = {"notes & terms.txt": b"hello", "low.tar": tensors_of(600_000), "patches.hdf5": patches.getvalue()}
     server.requests.clear()
     server.lead_here(monkeypatch)
     monkeypatch.setattr(weights_drive, "RETRIES", 0)
     return server
-
-
-def folder_of(drive, keep, name="low.tar"):
-    return keep / drive.id_of(name)
 
 
 def test_the_files_of_a_folder_are_fetched_past_the_warning_and_once(drive, tmp_path):
@@ -93,17 +95,22 @@ def test_a_download_that_is_cut_once_is_continued_at_once(drive, tmp_path, monke
     assert not drive.faults
 
 
-@pytest.mark.parametrize("fault", ["no-ranges", "another file"])
-def test_a_part_that_cannot_be_continued_does_not_stay_in_the_way(drive, tmp_path, fault):
+@pytest.mark.parametrize(
+    ("fault", "content", "message"),
+    [
+        ("no-ranges", None, "byte range; .*nothing of it is kept"),
+        (None, 1000, "byte range; .*nothing of it is kept"),  # a shorter file under the same id
+        (None, 600_000, "came from Google Drive as a damaged file"),  # other values: half of each file
+    ],
+)
+def test_a_part_that_cannot_be_continued_does_not_stay_in_the_way(drive, tmp_path, fault, content, message):
     drive.faults.add("cut")
     with pytest.raises(WeightsError, match="are kept"):
         fetch_folder(SOURCE, tmp_path)
     drive.faults = {fault}
-    if fault == "another file":  # a shorter one under the same id
-        tensors = io.BytesIO()
-        torch.save({"a": torch.rand(1000)}, tensors)
-        drive.files["low.tar"] = tensors.getvalue()
-    with pytest.raises(WeightsError, match=r"byte range; .*nothing of it is kept"):
+    if content is not None:
+        drive.files["low.tar"] = tensors_of(content)
+    with pytest.raises(WeightsError, match=message):
         fetch_folder(SOURCE, tmp_path)
     assert fetch_folder(SOURCE, tmp_path)["low"].path.read_bytes() == drive.files["low.tar"]
 
