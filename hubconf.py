@@ -69,6 +69,15 @@ def grepq(**options: _Any) -> torch.nn.Module:
     return _load("grepq", **options)
 
 
+def grepq_authors(**options: _Any) -> torch.nn.Module:
+    """``grepq-authors``: the published method, ``(N, 1)`` in (0, 1.5), higher is better; ``grepq convert`` makes it first.
+
+    Args:
+        options: as for `grepq_sem`.
+    """
+    return _load("grepq-authors", **options)
+
+
 def qfm_iqm(**options: _Any) -> torch.nn.Module:
     """``qfm-iqm``, our reading of QFM-IQM: ``(N, 1)`` in (0, 1), higher is better. No network.
 

@@ -32,6 +32,26 @@ class HubFile:
 
 
 @dataclass(frozen=True)
+class DriveFolder:
+    """A public folder of Google Drive. What its files hold is not pinned: whoever fetches them records their SHA-256.
+
+    Attributes:
+        id: of the folder.
+        files: their names, by what they are.
+        terms: of the files.
+    """
+
+    id: str
+    files: Mapping[str, str]
+    terms: str
+
+    @property
+    def address(self) -> str:
+        """Of its page."""
+        return f"https://drive.google.com/drive/folders/{self.id}"
+
+
+@dataclass(frozen=True)
 class Packaged:
     """Weights in this package.
 
@@ -60,6 +80,7 @@ class Entry:
         packaged: its parts in this package, one for each of the first pathways; they are joined in memory.
         constants: of a joined metric, in place of those of its parts.
         clip: the CLIP that its high-level part is made of, fetched at first use; None: no network.
+        released: the files that it is converted from; None: it needs no conversion.
     """
 
     name: str
@@ -72,11 +93,12 @@ class Entry:
     packaged: tuple[Packaged, ...] = ()
     constants: Mapping[str, float] = field(default_factory=dict)
     clip: HubFile | None = None
+    released: DriveFolder | None = None
 
     @property
     def note(self) -> str:
         """What whoever quotes its scores must know, a sentence; empty: nothing."""
-        return "" if self.clip is None else PLAIN_CLIP_NOTE
+        return "" if self.clip is None or self.released is not None else PLAIN_CLIP_NOTE
 
 
 PLAIN_CLIP = "OpenAI CLIP RN50, not fine-tuned"
@@ -167,16 +189,38 @@ ENTRIES = (
     ),
 )
 """All tags that this release can load, the newest of each name first."""
+AUTHORS = Entry(
+    name="grepq-authors",
+    tag="grepq-authors",
+    pathways=("low", "high"),
+    score_range=(0.0, 1.5),
+    source="the published method: the weights that GRepQ's authors released, converted on this machine",
+    licence="not stated; MIT (the authors' code); MIT (CLIP, for its text tower)",
+    date="",
+    clip=CLIP_RN50,
+    released=DriveFolder(
+        id="1wLpdN6TNezur_0_NF7XgmBMyWcSxH5eX",
+        files={
+            "low": "low_level_model_weights.tar",
+            "high": "high_level_model_weights.pth",
+            "pristine": "pristine_patches_096_0.75_0.80.hdf5",
+        },
+        terms="the authors' code (https://github.com/suhas-srinath/GRepQ) is MIT; the files carry no statement of their own",
+    ),
+)
+"""The weights that ``grepq convert`` makes. No tag names their values: this project never had the files."""
+AUTHORS_ORIGIN = "converted from the files that GRepQ's authors released (https://github.com/suhas-srinath/GRepQ)"
+"""The record of such weights, ``provenance["origin"]``."""
 
 
 def names() -> list[str]:
-    """The built-in names, each once."""
+    """The built-in names, each once; not `AUTHORS`, which must be converted first."""
     return list(dict.fromkeys(entry.name for entry in ENTRIES))
 
 
 def find(name: str) -> Entry | None:
-    """The entry of a name (its newest tag) or of a tag; None if there is none."""
-    return next((entry for entry in ENTRIES if name in (entry.name, entry.tag)), None)
+    """The entry of a name (its newest tag) or of a tag, or `AUTHORS`; None if there is none."""
+    return next((entry for entry in (*ENTRIES, AUTHORS) if name in (entry.name, entry.tag)), None)
 
 
 def backbones() -> list[str]:

@@ -188,7 +188,11 @@ def authors_files(folder, model, patches):
         child, _, rest = name.partition(".")
         state[f"encoder.base_model.{name}"] = state[f"encoder.resnet18.{children[child]}.{rest}"] = value
     low = folder / "low_level_model_weights.tar"
-    torch.save({"model": {"state_dict": state}, "optimizer": {"state": {}, "param_groups": []}, "current_iteration": 7}, low)
+    stepped = torch.optim.AdamW([torch.rand(3, requires_grad=True)])
+    stepped.param_groups[0]["params"][0].sum().backward()
+    stepped.step()
+    optimizer = {"state_dict": stepped.state_dict()}
+    torch.save({"model": {"state_dict": state}, "current_iteration": 7, "optimizer": optimizer}, low)
     high = folder / "high_level_model_weights.pth"
     positional = {"attnpool.positional_embedding": torch.rand(50, 2048)}
     torch.save({**model.high.visual.state_dict(), **positional}, high)

@@ -191,6 +191,16 @@ def test_a_name_means_its_newest_tag() -> None:
     assert catalog.find("psnr") is None
 
 
+def test_the_name_of_the_authors_weights_is_known_and_promises_no_values() -> None:
+    entry = catalog.find("grepq-authors")
+    assert entry is catalog.AUTHORS
+    assert entry not in catalog.ENTRIES
+    assert entry.name not in catalog.names()
+    assert entry.note == ""
+    assert entry.released is not None
+    assert list(entry.released.files) == ["low", "high", "pristine"]
+
+
 def test_a_tag_loads_the_weights_whose_id_it_holds(packaged: GRepQ, photos: dict[str, Tensor]) -> None:
     tagged = GRepQ.from_pretrained("grepq-ll.8690ed2c")
     assert tagged.weights_id == packaged.weights_id == "grepq-ll-8690ed2c"

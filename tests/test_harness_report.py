@@ -10,10 +10,10 @@ import scipy.stats
 from benchmarks.__main__ import main
 from benchmarks.harness import results as files
 from benchmarks.harness.datasets import open_dataset
-from benchmarks.harness.metrics import open_metric
+from benchmarks.harness.metrics import PUBLISHED_METHOD, open_metric
 from benchmarks.harness.report import page_data
 from benchmarks.harness.report.collect import collect
-from benchmarks.harness.report.rows import FROM_FILE, MEASURED, PUBLISHED
+from benchmarks.harness.report.rows import FROM_FILE, MEASURED, PUBLISHED, notes_on
 from benchmarks.harness.report.tables import average_ranks, latex, markdown
 from benchmarks.harness.results import ScoreRow
 from benchmarks.harness.runner import run
@@ -172,6 +172,20 @@ def test_plain_clip_is_named_beside_its_rows_in_every_table(rated, tmp_path):
         assert f"other: {note}" not in text
     (flat,) = (row for row in page_data(report, tmp_path)["rows"] if row["name"] == "grepq")
     assert (flat["notes"], flat["provenance"]["plain_clip"]) == ([note], note)
+
+
+def test_the_published_method_is_named_beside_its_zero_shot_rows_in_every_table(rated, tmp_path):
+    dataset = open_dataset(f"{rated}:name=KonIQ-10k", tmp_path)
+    metric = metric_of(by_level, "theirs-0001", provenance={"published_method": PUBLISHED_METHOD})
+    run(dataset, metric, "zero-shot", tmp_path / "r", World())
+    run(dataset, metric_of(by_level, "other-0001"), "zero-shot", tmp_path / "r", World())
+    report = collect(tmp_path / "r", [dataset])
+    for text in (markdown(report), latex(report)):
+        assert f"theirs: {PUBLISHED_METHOD}" in text
+        assert f"other: {PUBLISHED_METHOD}" not in text
+    (flat,) = (row for row in page_data(report, tmp_path)["rows"] if row["name"] == "theirs")
+    assert flat["notes"] == [PUBLISHED_METHOD]
+    assert notes_on(metric.provenance, "few-labels") == []  # the head is ours
 
 
 def test_the_average_rank_is_over_all_datasets_of_the_metrics_that_all_have(rated, tmp_path):

@@ -50,6 +50,8 @@ BUILT_IN = (
     "vsi",
 )
 """Metrics of pyiqa that are formulas, without weights to download."""
+PUBLISHED_METHOD = "the published method: the weights that GRepQ's authors released, converted from their files"
+"""What is said of zero-shot scores of such weights."""
 
 Score = Callable[[torch.Tensor | None, torch.Tensor | None, str], float]
 """Image and reference ``(1, 3, H, W)`` in [0, 1], or None where the metric reads none, and the image's name -> score."""
@@ -185,7 +187,7 @@ def known_metrics() -> dict[str, str]:
         modes = {name: mode for mode in ("NR", "FR") for name in pyiqa.list_models(mode)}
     except ImportError:
         pass
-    own = [*catalog.names(), *PEERS, "brisque-features", *resnets.METRICS, *MDFS]
+    own = [*catalog.names(), catalog.AUTHORS.name, *PEERS, "brisque-features", *resnets.METRICS, *MDFS]
     return {**modes, **dict.fromkeys(own, "NR")}
 
 
@@ -251,6 +253,8 @@ def _grepq(name: str, options: GRepQOptions, device: str) -> Metric:
     provenance = {"metric": name, "weights": model.weights_id, "features": chosen}
     provenance |= {"head": Path(options.head).name} if options.head else {}
     provenance |= {"plain_clip": model.note} if model.note else {}
+    whole = model.provenance.get("origin") == catalog.AUTHORS_ORIGIN and model.pathways == catalog.AUTHORS.pathways
+    provenance |= {"published_method": PUBLISHED_METHOD} if whole and regressor is None else {}
     short = f"{model.name}{'+head' if head else ''}{kind}"
     return Metric(model.weights_id + head + kind, short, "NR", False, score, features, None, provenance)
 

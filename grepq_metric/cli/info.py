@@ -7,6 +7,8 @@ import platform
 
 import typer
 
+from grepq_metric.cli.writers import one_line
+
 EPILOG = """\
 **Examples**
 
@@ -50,6 +52,7 @@ def _installed() -> None:
     import torch
 
     from grepq_metric import __version__, catalog
+    from grepq_metric.weights.authors import remembered
 
     devices = "cpu" + (f", {torch.cuda.device_count()} CUDA" if torch.cuda.is_available() else "")
     typer.echo(f"grepq {__version__}, torch {torch.__version__}, Python {platform.python_version()}, devices: {devices}")
@@ -62,6 +65,14 @@ def _installed() -> None:
         typer.echo(f"    {' + '.join(entry.pathways)} pathway, scores from {low:g} to {high:g}, higher is better")
         if entry.note:
             typer.echo(f"    Note: {entry.note}")
+    converted = remembered()
+    if converted is not None:
+        entry = catalog.AUTHORS
+        low, high = entry.score_range
+        typer.echo(f"\n{entry.name}, here {converted.weights_id}")
+        gone = "" if converted.folder.is_dir() else ", which is not there any more: `grepq convert` makes it again"
+        typer.echo(f"    {entry.source}, in {one_line(converted.folder)}{gone}; licence {entry.licence}")
+        typer.echo(f"    {' + '.join(entry.pathways)} pathway, scores from {low:g} to {high:g}, higher is better")
     for head in catalog.HEADS:
         typer.echo(f"\n{head.name}, a head of {head.metric}, for --head")
         typer.echo(f"    {head.source}; licence {head.licence}")

@@ -17,7 +17,8 @@ def chosen(metric: str | None, weights: str | None) -> tuple[str | None, dict[st
     """
     entry = None if metric is None else catalog.find(metric)
     if metric is not None and entry is None:
-        raise InputError(f"unknown metric {metric!r}, expected one of {', '.join(catalog.names())}")
+        names = [*catalog.names(), catalog.AUTHORS.name]
+        raise InputError(f"unknown metric {metric!r}, expected one of {', '.join(names)}")
     if entry is not None and weights is not None:
         return weights, {"pathways": entry.pathways}
     return metric if weights is None else weights, {}

@@ -79,7 +79,8 @@ def score(
         help="**grepq-sem** (default): semantic, how what a photo shows has suffered. **grepq-ll**: low-level, how sharp and "
         "clean it is. **grepq-lite**: the sum of both. These need no network. **grepq-hl**: high-level, what CLIP, knowing "
         "pictures and words, thinks of it. **grepq**: low-level and high-level. The latter two download CLIP once, 408 MB. "
-        "**qfm-iqm**: another metric, QFM-IQM as we read it, which learned from ratings of people; no network.",
+        "**qfm-iqm**: another metric, QFM-IQM as we read it, which learned from ratings of people; no network. "
+        "**grepq-authors**: the published method, once `grepq convert --download` has made it.",
     ),
     weights: str = typer.Option(
         None, help="Other weights: a folder or a Hub repository user/name; alone, they also decide the metric."

@@ -411,20 +411,21 @@ def input_identities(photos: Iterable[str], head: Path | None, weights: str | No
     return {identity(file) for file in files}
 
 
-def refuse_weights_folder(folder: Path, option: str, overwrite: bool) -> None:
+def refuse_weights_folder(folder: Path, option: str, overwrite: bool, own: str | None = None) -> None:
     """Check that weights can be written to `folder`, destroy nothing there, and will be found there.
 
     Args:
         folder: the weights folder to be written.
         option: that names it, for the message.
         overwrite: whether weights that it holds may be replaced.
+        own: the built-in name whose weights the command makes.
 
     Raises:
         FileExistsError: it holds files that would be replaced, and `overwrite` is not set.
         InputError: its path is a built-in name, which --weights would load in its place.
         NotADirectoryError: it is a file.
     """
-    if catalog.find(str(folder)) is not None:
+    if str(folder) != own and catalog.find(str(folder)) is not None:
         raise InputError(f"{option} {folder} is the name of built-in weights: choose another folder")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{option} {folder} is a file, expected a folder")

@@ -14,6 +14,7 @@ import torch
 from huggingface_hub import ModelCard, PyTorchModelHubMixin
 from torch import Tensor, nn
 
+from grepq_metric.catalog import AUTHORS_ORIGIN
 from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.inputs import check_images, check_range, pad_to, reduce_to, result_type
 from grepq_metric.pathways import FEATURE_KINDS, Pathway
@@ -378,9 +379,10 @@ class QualityModel(
 
         Args:
             weights: a built-in name (``grepq-sem``, ``grepq-lite``, ``grepq-ll`` and ``qfm-iqm``: in this package, no
-                network; ``grepq-hl`` and ``grepq``: CLIP from the Hugging Face Hub), a tag such as ``grepq-ll.8690ed2c``,
-                which means the same values for ever, a folder with ``config.json`` and ``model.safetensors``, such a
-                safetensors file, or a Hub repository ``user/name``.
+                network; ``grepq-hl`` and ``grepq``: CLIP from the Hugging Face Hub; ``grepq-authors``: what ``grepq convert``
+                made last on this machine), a tag such as ``grepq-ll.8690ed2c``, which means the same values for ever, a
+                folder with ``config.json`` and ``model.safetensors``, such a safetensors file, or a Hub repository
+                ``user/name``.
             revision: branch, tag or commit of the Hub repository; for ``grepq-hl`` and ``grepq``, of CLIP's in place of the
                 pinned one.
             token: access token for the Hub; by default what ``hf auth login`` or ``HF_TOKEN`` set.
@@ -493,7 +495,10 @@ class QualityModel(
     def generate_model_card(self, *args: Any, **kwargs: Any) -> ModelCard:
         """The model card, filled with the weights' id and provenance."""
         facts = card_facts(type(self).__name__, self.weights_id, self.pathways, self.provenance)
-        return super().generate_model_card(*args, **facts, **kwargs)
+        card = super().generate_model_card(*args, **facts, **kwargs)
+        if self.provenance.get("origin") == AUTHORS_ORIGIN:
+            card.data["license"] = "unknown"  # the authors' files carry no statement
+        return card
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which networks run; in fp32 an autocast of the caller's stays in force."""

@@ -10,6 +10,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from scipy.stats import spearmanr
+from torch import Tensor
 
 from grepq_metric.errors import InputError
 from grepq_metric.models import QualityModel
@@ -78,6 +79,15 @@ def look(model: QualityModel, photos: PhotoList) -> Sanity | None:
             orders.append(float(spearmanr(scores, range(len(scores), 0, -1)).statistic) if len({*scores}) > 1 else 0.0)
             drops.append(scores[0] - scores[-1])
     return Sanity(seen, float(np.mean(orders)), float(np.mean(drops))) if seen else None
+
+
+@torch.inference_mode()
+def severe_scores(model: QualityModel, photo: Tensor) -> dict[str, float]:
+    """Scores of a photo, ``(3, H, W)`` in [0, 1], as ``itself``, and of its severest version by each of `TYPES`."""
+    image = (photo * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    versions = {"itself": image, **{name: DISTORTIONS[name](image, max(LEVELS), seed=0) for name in TYPES}}
+    x = torch.from_numpy(np.stack([*versions.values()])).permute(0, 3, 1, 2).to(model.device) / 255
+    return dict(zip(versions, model(x).double().flatten().tolist(), strict=True))
 
 
 def examine(model: QualityModel, photos: PhotoList) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from grepq_metric.catalog import CLIP_RN50
+from grepq_metric.catalog import CLIP_RN50, HubFile
 from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.files import sha256
 from grepq_metric.pathways.high import prompt_features
@@ -35,6 +36,11 @@ def clip_checkpoint(source: str, hub: HubOptions | None = None) -> tuple[dict[st
             raise FileNotFoundError(f"no CLIP checkpoint at {path}")
         path = fetch(source, CLIP_RN50.name, hub or HubOptions())
     return read_tensors(path), sha256(path)
+
+
+def pinned_clip(clip: HubFile, hub: HubOptions | None = None) -> Path:
+    """The file of a CLIP that the catalog pins, from the Hub or its cache. Raises as `fetch`."""
+    return fetch(clip.repository, clip.name, replace(hub or HubOptions(), revision=clip.revision), expected=clip.sha256)
 
 
 def high_level_tensors(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from grepq_metric.catalog import AUTHORS, AUTHORS_ORIGIN
 from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.files import sha256
 from grepq_metric.pathways import HighLevelPathway, LowLevelPathway
@@ -27,8 +28,9 @@ def convert(
     high: str | Path | None = None,
     pristine: str | Path | None = None,
     clip: str | None = None,
-    name: str = "grepq-authors",
+    name: str = AUTHORS.name,
     hub: HubOptions | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What `GRepQ.from_parts` makes a model of, from the authors' files. The pathways are those whose files are given.
 
@@ -39,6 +41,7 @@ def convert(
         clip: a full CLIP RN50 in open_clip's layout, a file or a Hub repository, for the prompt vectors.
         name: name of the weights.
         hub: options of the Hub client.
+        facts: more for the record of the weights, such as where the files were fetched.
 
     Returns:
         The config, and the tensors by name.
@@ -59,9 +62,10 @@ def convert(
         if path is not None and not Path(path).is_file():
             raise FileNotFoundError(f"no such file: {path}")
     provenance: dict[str, Any] = {
-        "origin": "converted from the files that GRepQ's authors released (https://github.com/suhas-srinath/GRepQ)",
+        "origin": AUTHORS_ORIGIN,
         "converted": datetime.now(timezone.utc).date().isoformat(),
         **{f"{key}_sha256": sha256(path) for key, path in files.items() if path is not None},
+        **(facts or {}),
     }
     tensors: dict[str, Tensor] = {}
     if low is not None and pristine is not None:

@@ -71,7 +71,7 @@ def fetch(repository: str, file: str, options: HubOptions, expected: str | None 
     what = f"{file} of {repository}"
     try:
         _ask(repository, file, options)
-        path = Path(_bounded(lambda: _download(repository, file, options), _cached_bytes(repository, options)))
+        path = Path(bounded(lambda: _download(repository, file, options), _cached_bytes(repository, options)))
     except GatedRepoError as error:
         raise WeightsError(f"{repository} is gated: ask for access on its page and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
@@ -115,7 +115,7 @@ def _ask(repository: str, file: str, options: HubOptions) -> None:
     url = huggingface_hub.hf_hub_url(repository, file, revision=options.revision)
     try:
         # The client's timeout is for each byte, and headers may come one by one.
-        found = _bounded(lambda: huggingface_hub.get_hf_file_metadata(url, token=options.token, timeout=ANSWER), lambda: 0)
+        found = bounded(lambda: huggingface_hub.get_hf_file_metadata(url, token=options.token, timeout=ANSWER), lambda: 0)
         if found.commit_hash is None or found.etag is None:
             raise FileMetadataError("what answers is no Hub: a captive portal, a proxy, or a wrong HF_ENDPOINT")
         # The client makes a file name of it.
@@ -148,8 +148,8 @@ def _download(repository: str, file: str, options: HubOptions) -> str:
     )
 
 
-def _bounded(download: Callable[[], _T], progress: Callable[[], int]) -> _T:
-    """The result of `download`, or a TimeoutError where `progress` was less than `LEAST` in `STALLED` seconds."""
+def bounded(download: Callable[[], _T], progress: Callable[[], int]) -> _T:
+    """The result of `download`, or a TimeoutError where `progress`, in bytes, was less than `LEAST` in `STALLED` seconds."""
     outcome: list[_T] = []
     failure: list[BaseException] = []
 

@@ -19,7 +19,8 @@ from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.files import sha256
 from grepq_metric.pathways import LowLevelConfig
 from grepq_metric.weights import card
-from grepq_metric.weights.clip import high_level_tensors
+from grepq_metric.weights.authors import read_converted
+from grepq_metric.weights.clip import high_level_tensors, pinned_clip
 from grepq_metric.weights.folder import CONFIG, TENSORS, read_config, read_folder, write_folder
 from grepq_metric.weights.hub import REPOSITORY, HubOptions, fetch, remove_from_cache
 from grepq_metric.weights.identity import weights_id
@@ -43,6 +44,8 @@ def read_weights(weights: str | Path, hub: HubOptions) -> tuple[dict[str, Any], 
         return _with_backbone(*read_folder(_located(weights, hub)))
     if hub.revision is not None and (entry.clip is None or name == entry.tag):
         raise InputError(f"{name} has one revision for ever, expected no revision, got {hub.revision!r}")
+    if entry.released is not None:
+        return read_converted()
     return _with_backbone(*_joined(entry)) if entry.clip is None else read_folder(_assembled(entry, entry.clip, hub))
 
 
@@ -101,10 +104,11 @@ def _unknown(name: str) -> str:
     tags = [entry.tag for entry in catalog.ENTRIES]
     if name.rpartition(".")[0] in catalog.names():
         return f"unknown tag {name!r}: this release knows {', '.join(tags)}"
-    close = difflib.get_close_matches(name, catalog.names() + tags, n=1)
+    names = [*catalog.names(), catalog.AUTHORS.name]
+    close = difflib.get_close_matches(name, names + tags, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return (
-        f"unknown weights {name!r}: expected one of {', '.join(catalog.names())}, a folder, a safetensors file or a Hub "
+        f"unknown weights {name!r}: expected one of {', '.join(names)}, a folder, a safetensors file or a Hub "
         f"repository user/name{hint}"
     )
 
@@ -143,7 +147,7 @@ def _assembled(entry: catalog.Entry, clip: catalog.HubFile, hub: HubOptions) -> 
         folder = parent / f"{entry.name}-{key}"
         if not folder.exists() or hub.force_download:
             if file is None:
-                file = fetch(clip.repository, clip.name, replace(hub, revision=clip.revision), expected=clip.sha256)
+                file = pinned_clip(clip, hub)
             _assemble(entry, file, what, sources, folder)
     except OSError as error:
         assets = huggingface_hub.constants.HF_ASSETS_CACHE

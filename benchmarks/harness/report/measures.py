@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.harness import agreement as statistics
 from benchmarks.harness.items import Dataset
-from benchmarks.harness.report.rows import FROM_FILE, MEASURED, Found, ReportRow, Residual, Scatter
+from benchmarks.harness.report.rows import FROM_FILE, MEASURED, Found, ReportRow, Residual, Scatter, notes_on
 from benchmarks.harness.results import FIGURES, DrawRow, PredictionRow, ScoreRow, read_rows
 
 WORST = 12
@@ -235,7 +235,7 @@ def _row(one: Found, names: Names, *, split: str, images: int, labels: int | str
         seconds=record.seconds_per_image,
         memory=record.peak_memory_mib,
         failed=record.failed,
-        notes=[record.provenance["plain_clip"]] if "plain_clip" in record.provenance else [],
+        notes=notes_on(record.provenance, record.protocol),
         source=record.command,
         date=record.date,
         provenance={**record.provenance, "metric id": record.metric, "dataset": record.dataset, **facts},

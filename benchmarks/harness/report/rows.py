@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,12 @@ class ReportRow:
             f"{key}_interval": list(self.intervals[key]) if key in self.intervals else None for key in ("srcc", "plcc")
         }
         return {**facts, **self.figures, **intervals, "provenance": self.provenance}
+
+
+def notes_on(provenance: Mapping[str, Any], protocol: str) -> list[str]:
+    """What a reader must know of the weights behind a result. Heads are not those of GRepQ's authors, whatever is below."""
+    keys = ("plain_clip", "published_method") if protocol == "zero-shot" else ("plain_clip",)
+    return [provenance[key] for key in keys if key in provenance]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.stats
 
 from benchmarks.harness.items import PHOTOS
-from benchmarks.harness.report.rows import FROM_FILE, MEASURED, PUBLISHED, Report, ReportRow
+from benchmarks.harness.report.rows import FROM_FILE, MEASURED, PUBLISHED, Report, ReportRow, notes_on
 from benchmarks.harness.results import FIGURES
 from grepq_metric.tables import text_cell
 
@@ -156,8 +156,8 @@ def latex(report: Report) -> str:
         if section.origin != PUBLISHED:
             ids = ", ".join(dict.fromkeys(_tex(row.metric) for row in section.rows))
             lines += ["", f"\\smallskip{{\\footnotesize {_tex(section.rows[0].dataset_id)}: {ids}}}"]
-        for name, note in {row.name: row.provenance.get("plain_clip") for row in section.rows}.items():
-            lines += ["", f"\\smallskip{{\\footnotesize {_tex(f'{name}: {note}')}}}"] if note else []
+        for text in dict.fromkeys(f"{row.name}: {n}" for row in section.rows for n in notes_on(row.provenance, row.protocol)):
+            lines += ["", f"\\smallskip{{\\footnotesize {_tex(text)}}}"]
         lines += ["\\end{table}", ""]
     return "\n".join(lines)
 
