@@ -7,6 +7,7 @@ import importlib.util
 import io
 import mmap
 import struct
+import sys
 import threading
 import warnings
 from collections import deque
@@ -310,6 +311,7 @@ def read_ahead(
             return error
 
     size = size or file_pixels
+    is_ending = sys.is_finalizing  # by then, modules are empty
     pool = ThreadPoolExecutor(threads)
     try:
         waiting: deque[tuple[_Item, Future[_T | Exception], int]] = deque()
@@ -330,7 +332,8 @@ def read_ahead(
             earlier, future, _ = waiting.popleft()
             yield earlier, future.result()
     finally:
-        pool.shutdown(cancel_futures=True)  # who stops early, for example with Ctrl-C, does not wait for photos
+        if not is_ending():
+            pool.shutdown(cancel_futures=True)  # who stops early, for example with Ctrl-C, does not wait for photos
 
 
 def why_unreadable(suffix: str) -> str | None:

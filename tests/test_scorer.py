@@ -448,3 +448,15 @@ def test_the_engine_says_what_scores_depend_on() -> None:
     other = Scorer("grepq-lite", device="cpu", pathways=("semantic",)).facts()
     assert other["options"] == {"pathways": ["semantic"]}
     assert Scorer(head="biq2021", device="cpu").facts()["head"] != facts["head"]
+
+
+def test_a_script_that_ends_in_the_middle_of_the_photos_ends_without_a_word(photo_folder: Path) -> None:
+    script = """
+import sys
+from grepq_metric import score_files
+rows = score_files([sys.argv[1]] * 9, weights="grepq-ll", device="cpu")
+print(next(rows)["error"])
+"""
+    command = [sys.executable, "-c", script, str(photo_folder / "stereo.png")]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "None\n", "")
