@@ -193,9 +193,9 @@ def _per_image(dataset: Dataset, metric: Metric, here: Path, name: str, world: W
         seconds_per_image=float(np.median(seconds)) if seconds else None,
         peak_memory_mib=memory.peak() if mine and metric.reads_images else None,
     )
-    results.write_facts(here / f"{name}.json", record)
-    for left in results.part_files(here, name):
+    for left in results.part_files(here, name):  # before the record, which is what a later run looks for
         left.unlink()
+    results.write_facts(here / f"{name}.json", record)
 
 
 def _measure(dataset: Dataset, metric: Metric, item: Item, features: bool) -> ImageRow:
