@@ -138,7 +138,7 @@ def names() -> str:
     rows = []
     for entry in ENTRIES:
         least, best = entry.score_range
-        network = "first use" if entry.clip else "never"
+        network = "first use" if entry.download else "never"
         joined = " + ".join(
             {"low": "Q_L", "semantic": "Q_S", "high": "Q_H", "decoder": "Q"}[pathway] for pathway in entry.pathways
         )

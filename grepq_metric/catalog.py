@@ -79,8 +79,10 @@ class Entry:
         date: when it was made.
         packaged: its parts in this package, one for each of the first pathways; they are joined in memory.
         constants: of a joined metric, in place of those of its parts.
-        clip: the CLIP that its high-level part is made of, fetched at first use; None: no network.
+        clip: the CLIP that its high-level part is made of, fetched at first use.
         released: the files that it is converted from; None: it needs no conversion.
+        hub: ``config.json`` and ``model.safetensors`` of one commit, fetched at first use; such an entry is what `grepq
+            publish` prints, and has neither `packaged` nor `clip`.
     """
 
     name: str
@@ -94,6 +96,12 @@ class Entry:
     constants: Mapping[str, float] = field(default_factory=dict)
     clip: HubFile | None = None
     released: DriveFolder | None = None
+    hub: tuple[HubFile, ...] = ()
+
+    @property
+    def download(self) -> int:
+        """Bytes that the first use fetches from the Hub; 0: it needs no network."""
+        return sum(file.size for file in (*self.hub, *([] if self.clip is None else [self.clip])))
 
     @property
     def note(self) -> str:
@@ -225,7 +233,7 @@ def find(name: str) -> Entry | None:
 
 def backbones() -> list[str]:
     """Tags of the weights in this package whose semantic pathway has a backbone that others may name as theirs."""
-    return [entry.tag for entry in ENTRIES if "semantic" in entry.pathways and entry.clip is None]
+    return [entry.tag for entry in ENTRIES if "semantic" in entry.pathways and not entry.download]
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PAGE = b"<!DOCTYPE html><title>Welcome to the hotel</title>"
@@ -29,6 +30,9 @@ class HubServer:
             byte), ``skew`` (its clock is wrong by decades).
         other: address of another server.
         requests: ``(method, path, authorization)`` of every request.
+        heads: repository -> newest commit; `COMMIT` of what nobody has uploaded.
+        commits: commit -> its files.
+        tags: repository -> tag -> commit.
     """
 
     def __init__(self) -> None:
@@ -44,6 +48,9 @@ class HubServer:
         self.other = ""
         self.requests: list[tuple[str, str, str | None]] = []
         self.uploads: dict[str, bytes] = {}
+        self.heads: dict[str, str] = {}
+        self.commits: dict[str, dict[str, bytes | Path]] = {}
+        self.tags: dict[str, dict[str, str]] = {}
         self._digests: dict[int, str] = {}
 
     def start(self) -> None:
@@ -55,11 +62,23 @@ class HubServer:
         self.server.shutdown()
         self.server.server_close()
 
-    def content(self, repository: str, file: str) -> bytes:
+    def head(self, repository: str) -> str:
+        """The newest commit of a repository."""
+        return self.heads.get(repository, COMMIT)
+
+    def resolve(self, repository: str, revision: str) -> tuple[str, dict[str, bytes | Path]] | None:
+        """The commit that a branch, tag or commit stands for, and its files; None: there is none."""
+        head = self.head(repository)
+        commit = head if revision == "main" else self.tags.get(repository, {}).get(revision, revision)
+        files = self.repositories[repository] if commit == head else self.commits.get(commit)
+        return None if files is None else (commit, files)
+
+    def content(self, repository: str, file: str, revision: str = "main") -> bytes:
         """A file as a client should get it."""
-        value = self.repositories[repository][file]
+        _, files = self.resolve(repository, revision)
+        value = files[file]
         if isinstance(value, Path):
-            value = self.repositories[repository][file] = value.read_bytes()
+            value = files[file] = value.read_bytes()
         return value
 
     def digest(self, content: bytes) -> str:
@@ -96,11 +115,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.repositories.setdefault(name, {})
             self._json({"url": f"{self.hub.url}/{name}", "name": name, "id": name})
         elif match := re.fullmatch(r"/api/models/(.+)/preupload/main", self.path):
-            files = [
-                {"path": f["path"], "uploadMode": "lfs" if f["path"].endswith(".safetensors") else "regular"}
-                for f in json.loads(body)["files"]
-            ]
-            self._json({"files": [{**f, "shouldIgnore": False, "oid": None} for f in files], "commitOid": COMMIT})
+            modes = {f["path"]: "lfs" if f["path"].endswith(".safetensors") else "regular" for f in json.loads(body)["files"]}
+            files = [{"path": k, "uploadMode": v, "shouldIgnore": False, "oid": None} for k, v in modes.items()]
+            self._json({"files": files, "commitOid": self.hub.head(match[1])})
         elif self.path.endswith("/info/lfs/objects/batch"):
             objects = [
                 {**o, "authenticated": True, "actions": {"upload": {"href": f"{self.hub.url}/upload/{o['oid']}"}}}
@@ -108,12 +125,19 @@ class _Handler(BaseHTTPRequestHandler):
             ]
             self._json({"transfer": "basic", "objects": objects})
         elif match := re.fullmatch(r"/api/models/(.+)/commit/main", self.path):
-            self._commit(match[1], body)
-            self._json({"commitUrl": f"{self.hub.url}/{match[1]}/commit/{COMMIT}", "commitOid": COMMIT, "success": True})
+            commit = self._commit(match[1], body)
+            self._json({"commitUrl": f"{self.hub.url}/{match[1]}/commit/{commit}", "commitOid": commit, "success": True})
+        elif match := re.fullmatch(r"/api/models/(.+)/tag/([^/]+)", self.path):
+            tags, name = self.hub.tags.setdefault(match[1], {}), json.loads(body)["tag"]
+            if name in tags:
+                self._send(409, b'{"error": "Tag already exists"}')
+            else:
+                tags[name], _ = self.hub.resolve(match[1], match[2])
+                self._json({"success": True})
         else:
             self._json({"success": True})
 
-    def _commit(self, repository: str, body: bytes) -> None:
+    def _commit(self, repository: str, body: bytes) -> str:
         files = self.hub.repositories[repository]
         for line in body.decode().splitlines():
             entry = json.loads(line)
@@ -122,6 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif entry["key"] == "lfsFile":
                 files[value["path"]] = self.hub.uploads[value["oid"]]
+        commit = hashlib.sha1(self.hub.head(repository).encode() + body).hexdigest()
+        self.hub.heads[repository], self.hub.commits[commit] = commit, dict(files)
+        return commit
 
     def _resolve(self, body: bool) -> None:
         self._note()
@@ -149,24 +176,38 @@ class _Handler(BaseHTTPRequestHandler):
             if files is None:
                 self._send(404, b"{}", **{"X-Error-Code": "RepoNotFound"})
             else:
-                self._json({"id": match[1], "sha": COMMIT, "siblings": [{"rfilename": name} for name in files]})
+                siblings = [{"rfilename": name} for name in files]
+                self._json({"id": match[1], "sha": self.hub.head(match[1]), "siblings": siblings})
+            return
+        if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)/refs", self.path):
+            if match[1] in self.hub.repositories:
+                tags = self.hub.tags.get(match[1], {}).items()
+                refs = [{"name": name, "ref": f"refs/tags/{name}", "targetCommit": commit} for name, commit in tags]
+                self._json({"tags": refs, "branches": [], "converts": []})
+            else:
+                self._send(404, b"{}", **{"X-Error-Code": "RepoNotFound"})
             return
         match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", self.path.split("?")[0])
-        files = self.hub.repositories.get(match[1]) if match else None
-        if files is None:
+        if match is None or match[1] not in self.hub.repositories:
             self._send(404, b"{}", **{"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
-        elif match[2] not in ("main", COMMIT):
+            return
+        repository, revision, name = match.groups()
+        found = self.hub.resolve(repository, unquote(revision))
+        if found is None:
             self._send(404, b"{}", **{"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
-        elif match[3] not in files:
-            headers = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found", "X-Repo-Commit": COMMIT}
+            return
+        commit, files = found
+        if name not in files:
+            headers = {"X-Error-Code": "EntryNotFound", "X-Error-Message": "Entry not found", "X-Repo-Commit": commit}
             self._send(404, b"{}", **headers)
         else:
-            self._file(PAGE if "page" in self.hub.faults else self.hub.content(match[1], match[3]), body)
+            content = PAGE if "page" in self.hub.faults else self.hub.content(repository, name, commit)
+            self._file(content, commit, body)
 
-    def _file(self, content: bytes, body: bool) -> None:
+    def _file(self, content: bytes, commit: str, body: bool) -> None:
         digest = self.hub.digest(content)
         headers = {"ETag": f'"{digest}"', "X-Linked-Etag": f'"{digest}"', "X-Linked-Size": str(len(content))}
-        headers |= {"X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        headers |= {"X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if "escape" in self.hub.faults:
             headers |= {"ETag": '"../../../../escaped"', "X-Linked-Etag": '"../../../../escaped"'}
         if "wrong-hash" in self.hub.faults:

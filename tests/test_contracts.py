@@ -172,13 +172,15 @@ def test_a_tag_names_one_file() -> None:
     for entry in catalog.ENTRIES:
         assert entry.tag.startswith(f"{entry.name}.")
         assert catalog.find(entry.tag) is entry
-        assert entry.packaged or entry.clip
+        assert bool(entry.hub) != bool(entry.packaged or entry.clip)
         for part in entry.packaged:
             assert part.sha256 == sha256(PACKAGE / "assets" / part.folder / "model.safetensors"), entry.tag
-        assert len(entry.packaged) + (entry.clip is not None) == len(entry.pathways)
+        if not entry.hub:
+            assert len(entry.packaged) + (entry.clip is not None) == len(entry.pathways)
+        for file in (*entry.hub, *([entry.clip] if entry.clip else [])):
+            assert re.fullmatch("[0-9a-f]{40}", file.revision), "a commit, since branches and tags of the Hub move"
+            assert re.fullmatch("[0-9a-f]{64}", file.sha256)
         if entry.clip:
-            assert re.fullmatch("[0-9a-f]{40}", entry.clip.revision), "a commit, since branches and tags of the Hub move"
-            assert re.fullmatch("[0-9a-f]{64}", entry.clip.sha256)
             assert entry.clip.sha256[:8] in entry.tag
 
 
@@ -206,7 +208,7 @@ def test_a_tag_loads_the_weights_whose_id_it_holds(packaged: GRepQ, photos: dict
     assert tagged.weights_id == packaged.weights_id == "grepq-ll-8690ed2c"
     assert torch.equal(tagged(photos["stereo"]), packaged(photos["stereo"]))
     for entry in catalog.ENTRIES:
-        if entry.clip is None:
+        if not entry.download:
             assert load_model(entry.tag).weights_id == entry.tag.replace(".", "-")
 
 

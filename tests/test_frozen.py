@@ -14,7 +14,7 @@ from grepq_metric import catalog, load_model
 
 FROZEN = Path(__file__).with_name("frozen.json")
 """By tag and photo (see the fixture `photos`): score and, with the low-level pathway, distance."""
-TAGS = [entry.tag for entry in catalog.ENTRIES if entry.clip is None]
+TAGS = [entry.tag for entry in catalog.ENTRIES if not entry.download]
 
 
 def measured(tag, photos):

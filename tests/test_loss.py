@@ -16,7 +16,7 @@ TOLERANCE = {("low",): 2e-3, ("semantic",): 2e-2, ("low", "semantic"): 2e-2, ("d
 """Of a loss in bfloat16, by the pathways of its model."""
 
 
-@pytest.fixture(scope="module", params=[entry.name for entry in catalog.ENTRIES if entry.clip is None])
+@pytest.fixture(scope="module", params=[entry.name for entry in catalog.ENTRIES if not entry.download])
 def loss(request):
     return GRepQLoss(request.param)
 

@@ -171,7 +171,7 @@ def test_a_table_that_has_our_names_keeps_its_own_records(stand_in):
         assert (out, err) == (str(theirs), "")
 
 
-OFFLINE = [entry.name for entry in catalog.ENTRIES if entry.clip is None]
+OFFLINE = [entry.name for entry in catalog.ENTRIES if not entry.download]
 
 
 @pytest.mark.parametrize("name", OFFLINE)

@@ -12,7 +12,7 @@ from grepq_metric.facts import WORDS, measure, words
 from grepq_metric.reference import LEVELS, STANDARD_SIDE, Distribution, Reference, Scale, fact_distributions
 from grepq_metric.tables import FACTS
 
-NETWORKLESS = [entry.name for entry in catalog.ENTRIES if not entry.clip]
+NETWORKLESS = [entry.name for entry in catalog.ENTRIES if not entry.download]
 MODES = [{}, {"precision": "bf16"}, {"speed": "dense"}, {"speed": "dense", "precision": "bf16"}, {"resolution": STANDARD_SIDE}]
 
 

@@ -11,7 +11,7 @@ import torch
 from grepq_metric import catalog, load_model
 
 ROOT = Path(__file__).parents[1]
-OFFLINE = [entry.name for entry in catalog.ENTRIES if entry.clip is None]
+OFFLINE = [entry.name for entry in catalog.ENTRIES if not entry.download]
 CODE = f"""
 import torch
 image = torch.linspace(0, 1, 3 * 120 * 150).reshape(1, 3, 120, 150)

@@ -193,7 +193,7 @@ def known_metrics() -> dict[str, str]:
 
 def offline_metrics() -> list[str]:
     """Names of metrics that download nothing."""
-    ours = [entry.name for entry in catalog.ENTRIES if entry.clip is None]
+    ours = [entry.name for entry in catalog.ENTRIES if not entry.download]
     return sorted({*ours, *PACKAGES, *set(BUILT_IN).intersection(known_metrics())})
 
 

@@ -147,7 +147,7 @@ def _scorer(options: dict[str, Any], max_pixels: int, draws: bool) -> PhotoScore
     if head is None:
         more.setdefault("resolution", STANDARD_SIDE)
     entry = catalog.find(name or catalog.DEFAULT) if head is None else None
-    referenced = entry is not None and not entry.clip and more["resolution"] >= STANDARD_SIDE
+    referenced = entry is not None and not entry.download and more["resolution"] >= STANDARD_SIDE
     more["extras"] = ("percentile", "points", "facts") if referenced else ("facts",)
     return PhotoScorer(
         draws=draws, replace=False, weights=name, head=head, device=options.get("device"), max_pixels=max_pixels, **more

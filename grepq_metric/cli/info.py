@@ -58,7 +58,7 @@ def _installed() -> None:
     typer.echo(f"grepq {__version__}, torch {torch.__version__}, Python {platform.python_version()}, devices: {devices}")
     for entry in catalog.ENTRIES:
         low, high = entry.score_range
-        download = "no download" if entry.clip is None else f"downloads {entry.clip.size / 1e6:.0f} MB at first use"
+        download = f"downloads {entry.download / 1e6:.0f} MB at first use" if entry.download else "no download"
         older = "" if catalog.find(entry.name) is entry else " (there is a newer one)"
         typer.echo(f"\n{entry.name}, tag {entry.tag}{older}")
         typer.echo(f"    {entry.source}; {download}; licence {entry.licence}")

@@ -26,12 +26,16 @@ def publish(
 ) -> None:
     """Upload weights with a model card: what they are, trained how and on what, terms of the data, results, limits.
 
+    Prints where they are, and the catalog's entry: tag, commit and SHA-256. A tag that is in use for other files is refused.
     The token is that of `hf auth login` or HF_TOKEN. A README.md in the folder that you have written goes in the card's place.
     """
     from grepq_metric.models import load_model
     from grepq_metric.weights import CARD
-    from grepq_metric.weights.publish import publish
+    from grepq_metric.weights.publish import as_source, publish
 
     model = load_model(folder)
     card = folder / CARD if (folder / CARD).exists() else None
-    typer.echo(publish(model, repo, card=card, terms=terms, results=results, private=private, revision=revision))
+    found = publish(model, repo, card=card, terms=terms, results=results, private=private, revision=revision)
+    typer.echo(found.address)
+    typer.echo(f"{as_source(found.entry, '    ')},")
+    typer.echo(f"tag {found.entry.tag}; with this entry in ENTRIES of grepq_metric/catalog.py it is a built-in one", err=True)

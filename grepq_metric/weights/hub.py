@@ -191,18 +191,24 @@ def _cached_bytes(repository: str, options: HubOptions) -> Callable[[], int]:
     return count
 
 
+def hash_like(stated: str, path: Path) -> str | None:
+    """A file's hash of the kind by which the Hub names another: SHA-256, or Git's of small files; None: it is no hash."""
+    if re.fullmatch(r"[0-9a-f]{64}", stated):
+        return sha256(path)
+    if re.fullmatch(r"[0-9a-f]{40}", stated):
+        content = path.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return None
+
+
 def _verified(path: Path, what: str, expected: str | None) -> Path:
     """Compare a file with the hash by which the Hub names it, or with `expected`: the client compares only the size."""
     blob = path.resolve()
     if blob.parent != path.parent and blob.parent.name != "blobs":
         raise WeightsError(f"{what} lies outside of the Hub's cache, at {blob}: delete it, and do not trust its source")
     stated = expected or blob.name
-    if re.fullmatch(r"[0-9a-f]{64}", stated):
-        actual = sha256(blob)
-    elif re.fullmatch(r"[0-9a-f]{40}", stated):  # small files go by Git's hash
-        content = blob.read_bytes()
-        actual = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    else:  # a cache without links, as on some Windows systems, has no such name: the file is taken as it is
+    actual = hash_like(stated, blob)
+    if actual is None:  # a cache without links, as on some Windows systems, has no such name: the file is taken as it is
         return path
     if actual != stated:
         remove_from_cache(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from importlib.resources import files
@@ -46,6 +47,8 @@ def read_weights(weights: str | Path, hub: HubOptions) -> tuple[dict[str, Any], 
         raise InputError(f"{name} has one revision for ever, expected no revision, got {hub.revision!r}")
     if entry.released is not None:
         return read_converted()
+    if entry.hub:
+        return _with_backbone(*read_folder(_pinned(entry.hub, hub)))
     return _with_backbone(*_joined(entry)) if entry.clip is None else read_folder(_assembled(entry, entry.clip, hub))
 
 
@@ -98,6 +101,11 @@ def _located(weights: str | Path, hub: HubOptions) -> Path:
         raise WeightsError(f"{error}. It is removed from the cache: try again, or look at the repository") from error
     # By the snapshot's commit, so that both files are of one revision.
     return fetch(name, TENSORS, replace(hub, revision=config.parent.name))
+
+
+def _pinned(files: Sequence[catalog.HubFile], hub: HubOptions) -> Path:
+    """The last of some files of one commit of a Hub repository, by their hashes; the others lie beside it."""
+    return [fetch(file.repository, file.name, replace(hub, revision=file.revision), file.sha256) for file in files][-1]
 
 
 def _unknown(name: str) -> str:
