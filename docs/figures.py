@@ -499,6 +499,15 @@ def studies() -> str:
     return table(["study", "question", "measured", "command"], cells)
 
 
+@figure(FROM_FILES)
+def release_steps() -> str:
+    from tools.release import PYTHONS, STEPS, fresh_environment
+
+    steps = [[f"`{name}`", str(function.__doc__)] for name, function in STEPS.items() if not name.startswith("python-")]
+    names = ", ".join(f"`python-{version}`" for version in PYTHONS)
+    return table(["step", "what must be true"], [*steps, [names, str(fresh_environment.__doc__)]])
+
+
 def fill(text: str, registry: dict[str, Figure]) -> str:
     """A page with the figures of a registry written anew, and all others as they are.
 

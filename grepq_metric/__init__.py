@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from grepq_metric.integrations import hook
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 __all__ = [
     "QFMIQM",
     "GRepQ",

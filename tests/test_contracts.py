@@ -149,7 +149,7 @@ def test_constants_of_the_semantic_pathway_are_frozen_and_part_of_the_id() -> No
 # 5: nothing that users read names a file that they don't have
 
 
-@pytest.mark.parametrize("module", [*modules(), *modules("benchmarks")], ids=lambda m: m.name)
+@pytest.mark.parametrize("module", [*modules(), *modules("benchmarks"), *modules("tools")], ids=lambda m: m.name)
 def test_no_docstring_names_a_file_that_is_not_here(module: Any) -> None:
     texts = [*docstrings(module), *messages(module)]
     absent = re.compile(r"(?<!--terms )\b(method\.md|photos\.csv)\b|\.\./shared|/work/")  # an option's value is the user's

@@ -90,7 +90,7 @@ def defined(module: Module) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", [*modules(), *modules("benchmarks")], ids=lambda m: m.name)
+@pytest.mark.parametrize("module", [*modules(), *modules("benchmarks"), *modules("tools")], ids=lambda m: m.name)
 def test_no_private_name_crosses_a_module(module: Module) -> None:
     own, crossing = defined(module), []
     for node in ast.walk(module.tree):
