@@ -188,6 +188,16 @@ def test_a_tag_of_the_catalog_is_refused_for_other_files_before_anything_is_uplo
     assert not hub.requests
 
 
+def test_an_entry_of_the_catalog_refuses_its_tag_for_other_files_in_any_repository(hub, entry, folder, monkeypatch):
+    monkeypatch.setattr(catalog, "ENTRIES", (entry, *catalog.ENTRIES))
+    assert publish(GRepQ.from_pretrained(folder), "tester/copy").entry.tag == entry.tag
+    change_provenance(folder)
+    hub.requests.clear()
+    with pytest.raises(WeightsError, match="is a tag of this release, for other files"):
+        publish(GRepQ.from_pretrained(folder), "tester/elsewhere")
+    assert not hub.requests
+
+
 def test_a_tag_of_the_catalog_may_be_published_for_its_own_file(hub):
     published = publish(GRepQ.from_pretrained("grepq-ll"), "tester/mirror", token="hf_secret")
     assert catalog.find(published.entry.tag).packaged[0].sha256 == published.entry.hub[1].sha256

@@ -146,11 +146,13 @@ def _tag(model: QualityModel, folder: Path) -> str:
 def _check_catalog(tag: str, folder: Path) -> None:
     """Refuse a tag that this release has for other weights."""
     entry = catalog.find(tag)
-    if entry is not None:
-        known = {part.sha256 for part in entry.packaged} if len(entry.pathways) == 1 else set()
-        known |= {file.sha256 for file in entry.hub}
-        if sha256(folder / TENSORS) not in known:
-            raise WeightsError(f"{tag} is a tag of this release, for other files: give the weights another name")
+    if entry is None:
+        return
+    known = {file.name: file.sha256 for file in entry.hub}
+    if len(entry.packaged) == len(entry.pathways) == 1:  # not joined of several files
+        known[TENSORS] = entry.packaged[0].sha256
+    if not known or any(sha256(folder / name) != digest for name, digest in known.items()):
+        raise WeightsError(f"{tag} is a tag of this release, for other files: give the weights another name")
 
 
 def _tagged(hub: huggingface_hub.HfApi, repo: str, tag: str, folder: Path) -> str | None:
