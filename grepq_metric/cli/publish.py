@@ -37,5 +37,5 @@ def publish(
     card = folder / CARD if (folder / CARD).exists() else None
     found = publish(model, repo, card=card, terms=terms, results=results, private=private, revision=revision)
     typer.echo(found.address)
-    typer.echo(f"{as_source(found.entry, '    ')},")
+    typer.echo(f"    {as_source(found.entry, '    ')},")
     typer.echo(f"tag {found.entry.tag}; with this entry in ENTRIES of grepq_metric/catalog.py it is a built-in one", err=True)
