@@ -84,13 +84,16 @@ def test_a_python_that_is_not_at_hand_is_skipped(monkeypatch, tmp_path, fake):
 
 def test_the_examples_of_the_readme_are_run_and_compared(monkeypatch, tmp_path):
     """By a command that prints what README.md says, and by one that does not."""
-    blocks = {"text": ["$ grepq a\none\n$ cat b\ntwo\n"], "python": [">>> 1 + 1\n2\n"]}
+    blocks = {
+        "text": ["$ grepq a\none\n$ cat b\ntwo\n"],
+        "python": [">>> 1 + 1\n2\n", ">>> print('import pyiqa')\nimport pyiqa\n"],
+    }
     monkeypatch.setattr(release, "blocks", blocks.__getitem__)
     grepq = program(tmp_path / "env" / "bin" / "grepq", "echo one; echo two > b")
     (grepq.parent / "python").symlink_to(sys.executable)
-    assert release.run_examples(grepq.parent) == 2
-    (tmp_path / "env" / "lib" / "python3" / "site-packages" / "pyiqa").mkdir(parents=True)
     assert release.run_examples(grepq.parent) == 3
+    (tmp_path / "env" / "lib" / "python3" / "site-packages" / "pyiqa").mkdir(parents=True)
+    assert release.run_examples(grepq.parent) == 4
     blocks["python"][0] = ">>> 1 + 1\n3\n"
     with pytest.raises(FailedError, match=r"Expected:\n\s+3\nGot:\n\s+2"):
         release.run_examples(grepq.parent)
