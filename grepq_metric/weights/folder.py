@@ -111,7 +111,8 @@ def write_folder(folder: str | Path, config: Mapping[str, Any], tensors: Mapping
     try:
         saved = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
         with whole_folder(folder) as staging:
-            save_file(stored, staging / TENSORS, metadata={"format": "pt", _SAVED: saved})
+            # One entry: safetensors writes several in any order, and the same weights must be the same bytes.
+            save_file(stored, staging / TENSORS, metadata={_SAVED: saved})
             (staging / TENSORS).chmod(0o644)  # safetensors makes it private, but an installed package is read by others
             (staging / CONFIG).write_text(json.dumps({**config, _SAVED: saved}, sort_keys=True, indent=2))
             own = folder / CARD
