@@ -55,8 +55,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 def whole_folder(folder: str | Path) -> Iterator[Path]:
     """A staging folder whose files are moved into `folder` when the block ends; after an error `folder` is as it was.
 
-    Where `folder` does not exist, it appears at once with all of its files; where it does, files of the same name are replaced
-    one after the other, and others stay.
+    Where `folder` does not exist, it appears at once with all of its files; where it does, those of the same name go, the new
+    ones come one after the other, and others stay.
 
     Raises:
         OSError: it can't be written; the message names it.
@@ -75,7 +75,10 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
                 os.rename(staging, folder)
         if staging.exists():
             folder.mkdir(exist_ok=True)
-            for file in sorted(staging.iterdir()):
+            files = sorted(staging.iterdir())
+            for file in files:  # a process that is killed in between leaves too few files, and no mixture of both
+                (folder / file.name).unlink(missing_ok=True)
+            for file in files:
                 os.replace(file, folder / file.name)
         for changed in (folder, folder.parent):
             _to_disk(changed)

@@ -137,14 +137,18 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_before_all_th
 @pytest.mark.parametrize("there", [False, True])
 def test_the_same_of_the_files_of_a_folder(tmp_path, calls, there):
     folder = tmp_path / "weights"
+    names = ("config.json", "model.safetensors")
     if there:
         folder.mkdir()
+        for name in names:
+            (folder / name).write_text("old")
     with whole_folder(folder) as staging:
-        for name in ("config.json", "model.safetensors"):
+        for name in names:
             (staging / name).write_text("new")
     assert calls[:2] == [("fsync", "config.json"), ("fsync", "model.safetensors")]
     named = [call for call in calls if call[0] != "fsync"]
-    assert named == ([("replace", "config.json"), ("replace", "model.safetensors")] if there else [("rename", "weights")])
+    replaced = [*(("unlink", name) for name in names), *(("replace", name) for name in names)]
+    assert named == (replaced if there else [("rename", "weights")])
     assert calls[-2:] == [("fsync", "weights"), ("fsync", tmp_path.name)]
 
 

@@ -198,6 +198,11 @@ def test_an_entry_of_the_catalog_refuses_its_tag_for_other_files_in_any_reposito
     assert not hub.requests
 
 
+def test_a_tag_of_the_catalog_may_be_published_for_its_own_file(hub):
+    published = publish(GRepQ.from_pretrained("grepq-ll"), "tester/mirror", token="hf_secret")
+    assert catalog.find(published.entry.tag).packaged[0].sha256 == published.entry.hub[1].sha256
+
+
 def test_values_that_storing_would_change_are_refused(hub, folder):
     model = GRepQ.from_pretrained(folder)
     next(model.low.encoder.parameters()).data.mul_(1.0001)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -29,8 +28,6 @@ _EXACT = (
     *("decoder.mean", "decoder.scale"),
 )
 """How the names of tensors begin that keep their precision on disk."""
-_SAVED = "saved"
-"""Where both files of a folder name the config that they were saved with, as they are replaced one after the other."""
 
 
 def read_folder(location: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path]:
@@ -41,24 +38,14 @@ def read_folder(location: Path) -> tuple[dict[str, Any], dict[str, Tensor], Path
 
     Raises:
         FileNotFoundError: one of the two files is not there.
-        WeightsError: one of them is damaged or something else, or they were not saved together.
+        WeightsError: one of them is damaged or something else.
     """
     file = location / TENSORS if location.is_dir() else location
     config_file = file.with_name(CONFIG)
     for path in (file, config_file):
         if not path.exists():
             raise FileNotFoundError(f"no {path.name} in {path.parent}: a weights folder holds {CONFIG} and {TENSORS}")
-    config, tensors = read_config(config_file), read_tensors(file)
-    saved = config.pop(_SAVED, None)
-    if saved is not None and file.suffix == ".safetensors":
-        with safe_open(file, "pt") as opened:
-            other = (opened.metadata() or {}).get(_SAVED, saved)
-        if other != saved:
-            raise WeightsError(
-                f"{config_file} and {file.name} were not saved together: a process that replaced the weights was killed in "
-                "between. Save, convert or fetch them once more"
-            )
-    return config, tensors, file
+    return read_config(config_file), read_tensors(file), file
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -109,12 +96,10 @@ def write_folder(folder: str | Path, config: Mapping[str, Any], tensors: Mapping
                 raise WeightsError(f"{key} does not fit into {config['storage']}")
         stored[key] = value.detach().cpu().contiguous()
     try:
-        saved = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
         with whole_folder(folder) as staging:
-            # One entry: safetensors writes several in any order, and the same weights must be the same bytes.
-            save_file(stored, staging / TENSORS, metadata={_SAVED: saved})
+            save_file(stored, staging / TENSORS, metadata={"format": "pt"})
             (staging / TENSORS).chmod(0o644)  # safetensors makes it private, but an installed package is read by others
-            (staging / CONFIG).write_text(json.dumps({**config, _SAVED: saved}, sort_keys=True, indent=2))
+            (staging / CONFIG).write_text(json.dumps(config, sort_keys=True, indent=2))
             own = folder / CARD
             if not own.exists() or CARD_MARK in own.read_text(encoding="utf-8", errors="replace"):
                 (staging / CARD).write_text(card, encoding="utf-8")
