@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import math
@@ -341,8 +342,10 @@ class Run:
         if self._log is not None:
             self._log.flush()
         state = {name: part.state_dict() for name, part in self.parts.items()}
-        with whole_file(self.checkpoint) as part, part.open("wb") as stream:
-            torch.save({**state, "step": self.step, "settings": self.settings}, stream)
+        content = io.BytesIO()  # of a file that can't be written, torch raises RuntimeError and does not say why
+        torch.save({**state, "step": self.step, "settings": self.settings}, content)
+        with whole_file(self.checkpoint) as part:
+            part.write_bytes(content.getbuffer())
         self._saved = self.step
 
     def _restore(self) -> None:
