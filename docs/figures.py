@@ -233,7 +233,7 @@ def _compared(study: str, key: str, rows: Sequence[Row]) -> str:
 def _tables(study: str) -> str:
     """The tables of a study as its own report has them."""
     tables, _, _ = (RESULTS / study / f"{study}.md").read_text(encoding="utf-8").rpartition("\n\n")  # and a footer
-    return f"{tables}\n\n{measured(study)}"
+    return "\n\n".join([tables, *report(study).get("notes", []), measured(study)])
 
 
 @figure(FROM_FILES)
