@@ -1,5 +1,6 @@
 """Promise: what a cluster writes are the scores of this machine, each once, whatever happens to its workers."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -84,8 +85,8 @@ def test_a_part_holds_the_scores_of_this_machine(folder, memory, tmp_path, where
     source, output = (str(folder), str(tmp_path / "out")) if where == "disk" else (memory, "memory://bucket/out")
     photos = find_photos([source])
     writer = PartWriter(Scorer("grepq-sem"), output)
-    assert writer(batch(photos)) == {"done": [4], "failed": [1]}
-    assert writer(batch(photos)) == {"done": [4], "failed": [1]}
+    assert writer(batch(photos)) == {"done": [4], "failed": [1], "problem": [""]}
+    assert writer(batch(photos)) == {"done": [4], "failed": [1], "problem": [""]}
     (part,) = Output(output).parts()
     table = Output(output).read(part)
     expected = [
@@ -119,12 +120,22 @@ def test_a_photo_that_kills_its_workers_gets_an_error_and_the_others_their_score
             continue
         break
     assert deaths == 3  # with the others, and twice alone
-    assert counts == {"done": [4], "failed": [2]}
+    assert counts == {"done": [4], "failed": [2], "problem": [""]}
     (part,) = Output(str(tmp_path)).parts()
     table = Output(str(tmp_path)).read(part)
     assert table["error"].to_pylist()[3] == "the process died 2 times while it scored this photo"
     assert [score is None for score in table["score"].to_pylist()] == [True, False, False, True]
     assert not list(tmp_path.glob("_trial*"))
+
+
+def test_what_keeps_a_part_from_being_written_is_told(folder, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("grepq_metric.scoring.cluster.Output.write", full)
+    counts = PartWriter(Scorer("grepq-ll"), str(tmp_path))(batch(find_photos([str(folder)])))
+    assert (counts["done"], counts["failed"]) == ([0], [0])
+    assert "No space left on device" in counts["problem"][0]
 
 
 def test_only_photos_that_have_a_score_are_kept(folder, tmp_path):

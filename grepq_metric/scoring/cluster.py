@@ -87,11 +87,19 @@ class PartWriter:
     def __init__(self, scorer: Scorer, output: str) -> None:
         self.scorer, self.output = scorer, output
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[int]]:
+    def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[Any]]:
         """Write a part of the photos ``path``, ``size``, ``modified``: counts of its rows and of those with an error.
 
-        A second try, after a worker was killed, takes one photo after the other: what it dies of again gets an error.
+        A second try, after a worker was killed, takes one photo after the other: what it dies of again gets an error. What
+        keeps the part from being written is its ``problem``: of errors, Ray keeps no more than that there was one.
         """
+        try:
+            done, failed = self._write(batch)
+        except (OSError, GRepQError) as error:  # a full disk, or a storage that may not be written
+            return {"done": [0], "failed": [0], "problem": [str(error)]}
+        return {"done": [done], "failed": [failed], "problem": [""]}
+
+    def _write(self, batch: Mapping[str, Any]) -> tuple[int, int]:
         import pyarrow
 
         photos = {name: list(batch[name]) for name in STATE}
@@ -109,7 +117,7 @@ class PartWriter:
         table = pyarrow.table({name: pyarrow.array(rows[name], kind) for name, kind in types.items()})
         output.write(f"part-{digest}.parquet", table)
         output.remove(trial)
-        return {"done": [len(rows["path"])], "failed": [sum(error is not None for error in rows["error"])]}
+        return len(rows["path"]), sum(error is not None for error in rows["error"])
 
     def _one_by_one(
         self, photos: dict[str, list[Any]], deaths: dict[str, int], note: Callable[[], None]
@@ -301,7 +309,7 @@ def need_ray() -> Any:
     return ray
 
 
-def _run(ray: Any, photos: pyarrow.Table, scorer: Scorer, output: str, workers: int | None) -> Iterator[dict[str, int]]:
+def _run(ray: Any, photos: pyarrow.Table, scorer: Scorer, output: str, workers: int | None) -> Iterator[dict[str, Any]]:
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level="ERROR")
     total = ray.cluster_resources()
@@ -321,11 +329,17 @@ def _run(ray: Any, photos: pyarrow.Table, scorer: Scorer, output: str, workers: 
         compute=ray.data.ActorPoolStrategy(size=number),
         **needs,
     )
+    problem = ""
     try:
-        yield from scored.iter_rows()
-    except ray.exceptions.RayError as error:  # a full disk, or a storage that may not be written
-        cause = getattr(error, "cause", None) or error
-        raise GRepQError(f"a worker failed: {cause}; a run that resumes goes on after what is done") from error
+        for part in scored.iter_rows():
+            problem = part["problem"]
+            if problem:
+                break
+            yield part
+    except ray.exceptions.RayError as error:
+        problem = str(getattr(error, "cause", None) or error)
+    if problem:
+        raise GRepQError(f"a worker failed: {problem}; a run that resumes goes on after what is done")
 
 
 def _facts(scorer: Scorer) -> dict[str, Any]:
