@@ -334,3 +334,9 @@ def test_info_describes_a_head(head):
     facts = json.loads(grepq("info", head).stdout)
     assert facts["labels"] == 6
     assert facts["weights_id"] == GRepQ.from_pretrained("grepq-ll").weights_id
+
+
+def test_info_needs_nothing_that_another_command_has_loaded():
+    done = subprocess.run([*GREPQ, "info"], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "grepq-sem, tag grepq-sem." in done.stdout
