@@ -197,6 +197,16 @@ ENTRIES = (
     ),
 )
 """All tags that this release can load, the newest of each name first."""
+AUTHORS_FILES = DriveFolder(
+    id="1wLpdN6TNezur_0_NF7XgmBMyWcSxH5eX",
+    files={
+        "low": "low_level_model_weights.tar",
+        "high": "high_level_model_weights.pth",
+        "pristine": "pristine_patches_096_0.75_0.80.hdf5",
+    },
+    terms="the authors' code (https://github.com/suhas-srinath/GRepQ) is MIT; the files carry no statement of their own",
+)
+"""What GRepQ's authors released."""
 AUTHORS = Entry(
     name="grepq-authors",
     tag="grepq-authors",
@@ -206,15 +216,7 @@ AUTHORS = Entry(
     licence="not stated; MIT (the authors' code); MIT (CLIP, for its text tower)",
     date="",
     clip=CLIP_RN50,
-    released=DriveFolder(
-        id="1wLpdN6TNezur_0_NF7XgmBMyWcSxH5eX",
-        files={
-            "low": "low_level_model_weights.tar",
-            "high": "high_level_model_weights.pth",
-            "pristine": "pristine_patches_096_0.75_0.80.hdf5",
-        },
-        terms="the authors' code (https://github.com/suhas-srinath/GRepQ) is MIT; the files carry no statement of their own",
-    ),
+    released=AUTHORS_FILES,
 )
 """The weights that ``grepq convert`` makes. No tag names their values: this project never had the files."""
 AUTHORS_ORIGIN = "converted from the files that GRepQ's authors released (https://github.com/suhas-srinath/GRepQ)"
@@ -224,6 +226,11 @@ AUTHORS_ORIGIN = "converted from the files that GRepQ's authors released (https:
 def names() -> list[str]:
     """The built-in names, each once; not `AUTHORS`, which must be converted first."""
     return list(dict.fromkeys(entry.name for entry in ENTRIES))
+
+
+def known_names() -> list[str]:
+    """The built-in names and that of `AUTHORS`: all that may be given, for messages."""
+    return [*names(), AUTHORS.name]
 
 
 def find(name: str) -> Entry | None:

@@ -68,14 +68,14 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
         staging.mkdir()
         yield staging
-        for file in sorted(staging.iterdir()):
+        files = sorted(staging.iterdir())
+        for file in files:
             _to_disk(file)
         if not folder.exists():
             with suppress(OSError):  # another process was first: its files are replaced by ours
                 os.rename(staging, folder)
         if staging.exists():
             folder.mkdir(exist_ok=True)
-            files = sorted(staging.iterdir())
             for file in files:  # a process that is killed in between leaves too few files, and no mixture of both
                 (folder / file.name).unlink(missing_ok=True)
             for file in files:

@@ -187,7 +187,7 @@ def known_metrics() -> dict[str, str]:
         modes = {name: mode for mode in ("NR", "FR") for name in pyiqa.list_models(mode)}
     except ImportError:
         pass
-    own = [*catalog.names(), catalog.AUTHORS.name, *PEERS, "brisque-features", *resnets.METRICS, *MDFS]
+    own = [*catalog.known_names(), *PEERS, "brisque-features", *resnets.METRICS, *MDFS]
     return {**modes, **dict.fromkeys(own, "NR")}
 
 

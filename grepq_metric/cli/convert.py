@@ -102,8 +102,7 @@ def _downloaded() -> tuple[dict[str, Path], dict[str, Any]]:
     from grepq_metric.weights.authors import kept
     from grepq_metric.weights.drive import fetch_folder
 
-    source = catalog.AUTHORS.released
-    assert source is not None
+    source = catalog.AUTHORS_FILES
     typer.echo(f"from {source.address}, kept in {one_line(kept())}")
     typer.echo(f"terms: {source.terms}")
     files = fetch_folder(source, kept())
@@ -120,7 +119,7 @@ def _pinned_clip() -> tuple[str, str]:
     from grepq_metric.weights.clip import pinned_clip
 
     clip = catalog.AUTHORS.clip
-    assert clip is not None
+    assert clip is not None  # for mypy
     try:
         path = pinned_clip(clip)
     except WeightsError as error:

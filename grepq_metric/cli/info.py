@@ -7,6 +7,7 @@ import platform
 
 import typer
 
+from grepq_metric import catalog
 from grepq_metric.cli.writers import one_line
 
 EPILOG = """\
@@ -31,7 +32,6 @@ def info(
 
     A tag names one set of values for ever; a name means its newest tag.
     """
-    from grepq_metric import catalog
     from grepq_metric.heads import describe, is_head
 
     if weights is None:
@@ -48,31 +48,34 @@ def info(
         typer.echo(json.dumps({**({"note": model.note} if model.note else {}), **model.config}, indent=2))
 
 
+def _range(entry: catalog.Entry) -> str:
+    low, high = entry.score_range
+    return f"{' + '.join(entry.pathways)} pathway, scores from {low:g} to {high:g}, higher is better"
+
+
 def _installed() -> None:
     import torch
 
-    from grepq_metric import __version__, catalog
+    from grepq_metric import __version__
     from grepq_metric.weights.authors import remembered
 
     devices = "cpu" + (f", {torch.cuda.device_count()} CUDA" if torch.cuda.is_available() else "")
     typer.echo(f"grepq {__version__}, torch {torch.__version__}, Python {platform.python_version()}, devices: {devices}")
     for entry in catalog.ENTRIES:
-        low, high = entry.score_range
         download = f"downloads {entry.download / 1e6:.0f} MB at first use" if entry.download else "no download"
         older = "" if catalog.find(entry.name) is entry else " (there is a newer one)"
         typer.echo(f"\n{entry.name}, tag {entry.tag}{older}")
         typer.echo(f"    {entry.source}; {download}; licence {entry.licence}")
-        typer.echo(f"    {' + '.join(entry.pathways)} pathway, scores from {low:g} to {high:g}, higher is better")
+        typer.echo(f"    {_range(entry)}")
         if entry.note:
             typer.echo(f"    Note: {entry.note}")
     converted = remembered()
     if converted is not None:
         entry = catalog.AUTHORS
-        low, high = entry.score_range
         typer.echo(f"\n{entry.name}, here {converted.weights_id}")
         gone = "" if converted.folder.is_dir() else ", which is not there any more: `grepq convert` makes it again"
         typer.echo(f"    {entry.source}, in {one_line(converted.folder)}{gone}; licence {entry.licence}")
-        typer.echo(f"    {' + '.join(entry.pathways)} pathway, scores from {low:g} to {high:g}, higher is better")
+        typer.echo(f"    {_range(entry)}")
     for head in catalog.HEADS:
         typer.echo(f"\n{head.name}, a head of {head.metric}, for --head")
         typer.echo(f"    {head.source}; licence {head.licence}")

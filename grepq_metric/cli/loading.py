@@ -17,8 +17,7 @@ def chosen(metric: str | None, weights: str | None) -> tuple[str | None, dict[st
     """
     entry = None if metric is None else catalog.find(metric)
     if metric is not None and entry is None:
-        names = [*catalog.names(), catalog.AUTHORS.name]
-        raise InputError(f"unknown metric {metric!r}, expected one of {', '.join(names)}")
+        raise InputError(f"unknown metric {metric!r}, expected one of {', '.join(catalog.known_names())}")
     if entry is not None and weights is not None:
         return weights, {"pathways": entry.pathways}
     return metric if weights is None else weights, {}

@@ -329,17 +329,17 @@ def _run(ray: Any, photos: pyarrow.Table, scorer: Scorer, output: str, workers: 
         compute=ray.data.ActorPoolStrategy(size=number),
         **needs,
     )
-    problem = ""
     try:
         for part in scored.iter_rows():
-            problem = part["problem"]
-            if problem:
-                break
+            if part["problem"]:
+                raise _failure(part["problem"])
             yield part
     except ray.exceptions.RayError as error:
-        problem = str(getattr(error, "cause", None) or error)
-    if problem:
-        raise GRepQError(f"a worker failed: {problem}; a run that resumes goes on after what is done")
+        raise _failure(getattr(error, "cause", None) or error) from error
+
+
+def _failure(cause: object) -> GRepQError:
+    return GRepQError(f"a worker failed: {cause}; a run that resumes goes on after what is done")
 
 
 def _facts(scorer: Scorer) -> dict[str, Any]:

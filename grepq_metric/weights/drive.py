@@ -15,7 +15,7 @@ from tqdm import tqdm
 from grepq_metric.catalog import DriveFolder
 from grepq_metric.errors import InputError, WeightsError
 from grepq_metric.files import sha256
-from grepq_metric.weights.hub import ANSWER, STALLED, bounded
+from grepq_metric.weights.hub import ANSWER, STALLED, bounded, bytes_in
 from grepq_metric.weights.tensors import read_tensors
 
 RETRIES = 2
@@ -117,7 +117,7 @@ def _download(source: DriveFolder, id_: str, path: Path) -> None:
     """Fetch a file; of one that is cut, what is missing."""
     import gdown
 
-    came, stop = _bytes(path.parent), threading.Event()
+    came, stop = bytes_in(path.parent), threading.Event()
     with tqdm(desc=path.name, unit="B", unit_scale=True, disable=None) as bar:
 
         def progress(done: int, total: int | None) -> None:
@@ -138,11 +138,11 @@ def _download(source: DriveFolder, id_: str, path: Path) -> None:
             )
 
         try:
-            bounded(download, lambda: _bytes(path.parent))
+            bounded(download, lambda: bytes_in(path.parent))
         except gdown.FileURLRetrievalError as error:
             raise WeightsError(_no_file(path.name, error, source)) from error
         except gdown.DownloadError as error:
-            now = _bytes(path.parent)
+            now = bytes_in(path.parent)
             if error.__cause__ is None and now == came:  # what there is of it can't be continued
                 for part in path.parent.glob("*.part"):
                     part.unlink()
@@ -183,17 +183,6 @@ def _problem(path: Path) -> str | None:
             return None if archive.testzip() is None else "a damaged file"
     except Exception:  # a damaged archive raises what it likes
         return "a damaged file"
-
-
-def _bytes(folder: Path) -> int:
-    """Of a file and of parts of it."""
-    total = 0
-    for path in folder.glob("*"):
-        try:
-            total += path.stat().st_size
-        except OSError:  # renamed meanwhile
-            continue
-    return total
 
 
 def _unreachable(what: str, source: DriveFolder, error: Exception) -> WeightsError:

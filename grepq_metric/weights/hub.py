@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import huggingface_hub
+import huggingface_hub.constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
     FileMetadataError,
@@ -71,7 +71,7 @@ def fetch(repository: str, file: str, options: HubOptions, expected: str | None 
     what = f"{file} of {repository}"
     try:
         _ask(repository, file, options)
-        path = Path(bounded(lambda: _download(repository, file, options), _cached_bytes(repository, options)))
+        path = Path(bounded(lambda: _download(repository, file, options), lambda: bytes_in(_blobs(repository, options))))
     except GatedRepoError as error:
         raise WeightsError(f"{repository} is gated: ask for access on its page and set HF_TOKEN") from error
     except RepositoryNotFoundError as error:
@@ -174,21 +174,21 @@ def bounded(download: Callable[[], _T], progress: Callable[[], int]) -> _T:
     return outcome[0]
 
 
-def _cached_bytes(repository: str, options: HubOptions) -> Callable[[], int]:
-    """How many bytes of a repository are in the cache, unfinished files included."""
+def bytes_in(folder: Path) -> int:
+    """How many bytes the files of a folder have, unfinished ones included; 0 where there is no such folder."""
+    total = 0
+    for path in folder.glob("*"):
+        try:
+            total += path.stat().st_size
+        except OSError:  # renamed meanwhile
+            continue
+    return total
+
+
+def _blobs(repository: str, options: HubOptions) -> Path:
+    """The folder of the cache with the files of a repository."""
     root = Path(options.cache_dir or huggingface_hub.constants.HF_HUB_CACHE)
-    blobs = root / f"models--{repository.replace('/', '--')}" / "blobs"
-
-    def count() -> int:
-        total = 0
-        for path in blobs.glob("*"):
-            try:
-                total += path.stat().st_size
-            except OSError:  # renamed meanwhile
-                continue
-        return total
-
-    return count
+    return root / f"models--{repository.replace('/', '--')}" / "blobs"
 
 
 def hash_like(stated: str, path: Path) -> str | None:

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
+import huggingface_hub.constants
 from torch import Tensor
 
 from grepq_metric import catalog
@@ -112,7 +112,7 @@ def _unknown(name: str) -> str:
     tags = [entry.tag for entry in catalog.ENTRIES]
     if name.rpartition(".")[0] in catalog.names():
         return f"unknown tag {name!r}: this release knows {', '.join(tags)}"
-    names = [*catalog.names(), catalog.AUTHORS.name]
+    names = catalog.known_names()
     close = difflib.get_close_matches(name, names + tags, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     return (
